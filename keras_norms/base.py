@@ -1,0 +1,313 @@
+"""What all normalization layers share: axes, affine, masks, precision, serialization."""
+
+import inspect
+import math
+
+import keras
+from keras import ops
+
+from keras_norms.moments import (
+    Axes,
+    Moments,
+    average_replicas,
+    instance_moments,
+    pool,
+    pool_replicas,
+    standardize,
+)
+
+register = keras.saving.register_keras_serializable("keras_norms")
+
+
+class Normalization(keras.layers.Layer):
+    """Base of the layers that normalize an activation.
+
+        y = gamma * (x - mean) * inverse_std + beta
+
+    A subclass says in `mean_and_inverse_std` where `mean` and `inverse_std` come from; all the rest is
+    here. Statistics are computed in float32 (float64 for float64 inputs) whatever the compute
+    dtype, and the output has the compute dtype.
+
+    Args:
+        axis: int, the channel axis.
+        epsilon: float, added to the variance.
+        center: whether to add `beta`, of shape `(channels,)`.
+        scale: whether to multiply by `gamma`, of shape `(channels,)`.
+        beta_initializer: initializer of `beta`.
+        gamma_initializer: initializer of `gamma`.
+        beta_regularizer: regularizer of `beta`.
+        gamma_regularizer: regularizer of `gamma`.
+        beta_constraint: constraint of `beta`.
+        gamma_constraint: constraint of `gamma`.
+        batch_axis: int or tuple of ints, the axes whose entries are samples. All axes but these
+            and `axis` are spatial. `(0, 1)` on `(batch, time, channels)` makes every token a
+            sample.
+        **kwargs: arguments of `keras.layers.Layer`.
+    """
+
+    def __init__(
+        self,
+        axis=-1,
+        epsilon=1e-3,
+        center=True,
+        scale=True,
+        *,
+        beta_initializer="zeros",
+        gamma_initializer="ones",
+        beta_regularizer=None,
+        gamma_regularizer=None,
+        beta_constraint=None,
+        gamma_constraint=None,
+        batch_axis=0,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.axis = _integer("axis", axis)
+        self.epsilon = float(epsilon)
+        if self.epsilon < 0:
+            raise ValueError(f"`epsilon` must not be negative. Received: epsilon={epsilon}")
+        self.center = center
+        self.scale = scale
+        self.beta_initializer = keras.initializers.get(beta_initializer)
+        self.gamma_initializer = keras.initializers.get(gamma_initializer)
+        self.beta_regularizer = keras.regularizers.get(beta_regularizer)
+        self.gamma_regularizer = keras.regularizers.get(gamma_regularizer)
+        self.beta_constraint = keras.constraints.get(beta_constraint)
+        self.gamma_constraint = keras.constraints.get(gamma_constraint)
+        if isinstance(batch_axis, (tuple, list)):
+            self.batch_axis = tuple(_integer("batch_axis", axis) for axis in batch_axis)
+        else:
+            self.batch_axis = _integer("batch_axis", batch_axis)
+        self.supports_masking = True
+        # Keras would otherwise cast the input to the compute dtype before `call` sees it.
+        self.autocast = False
+        self.gamma = self.beta = None
+
+    def build(self, input_shape):
+        self._axes = self._resolve_axes(input_shape)
+        channels = input_shape[self._axes.channel]
+        if channels is None:
+            raise ValueError(
+                f"Axis {self.axis} of the input tensor should have a defined dimension but the "
+                f"layer received an input with shape {tuple(input_shape)}. Give the number of "
+                "channels in the input shape, or choose another `axis`."
+            )
+        self.input_spec = keras.layers.InputSpec(
+            ndim=len(input_shape), axes={self._axes.channel: channels}
+        )
+        if self.scale:
+            self.gamma = self._add_weight("gamma", channels)
+        if self.center:
+            self.beta = self._add_weight("beta", channels)
+
+    def call(self, inputs, training=None, mask=None):
+        x = ops.cast(inputs, keras.backend.result_type(inputs.dtype, "float32"))
+        pivot, instance = 0.0, None
+        if self._reads_activation(training):
+            x, pivot, instance = instance_moments(x, self._axes, self._align_mask(mask, x))
+        mean, inverse_std = self.mean_and_inverse_std(instance, training)
+        mean = ops.cast(mean, x.dtype) - pivot
+        if inverse_std is not None:
+            inverse_std = ops.cast(inverse_std, x.dtype)
+        gamma = self._per_channel(self.gamma, x.dtype)
+        beta = self._per_channel(self.beta, x.dtype)
+        outputs = standardize(x, mean, inverse_std, gamma, beta)
+        return ops.cast(outputs, self.compute_dtype)
+
+    def mean_and_inverse_std(self, instance, training):
+        """Where this normalization takes its statistics from.
+
+        Args:
+            instance: `Moments` of each channel of each sample, or None where
+                `_reads_activation(training)` is false.
+            training: whether the layer runs in training mode.
+
+        Returns:
+            `(mean, inverse_std)`, tensors of the rank of the input that broadcast against it.
+            `inverse_std` may be None, for no scaling.
+        """
+        raise NotImplementedError
+
+    def compute_output_shape(self, input_shape):
+        self._resolve_axes(input_shape)
+        return input_shape
+
+    def get_config(self):
+        """The arguments of all constructors from this class up to `Normalization`."""
+        config = super().get_config()
+        for cls in type(self).__mro__:
+            if issubclass(cls, Normalization):
+                for name, parameter in inspect.signature(cls.__init__).parameters.items():
+                    if name != "self" and parameter.kind is not parameter.VAR_KEYWORD:
+                        config.setdefault(name, _serialize(getattr(self, name)))
+        return config
+
+    def _reads_activation(self, training):
+        return True
+
+    def _inverse_std(self, variance):
+        return ops.rsqrt(variance + self.epsilon)
+
+    def _resolve_axes(self, shape):
+        rank = len(shape)
+
+        def resolve(name, axis):
+            if not -rank <= axis < rank:
+                raise ValueError(
+                    f"Axis {axis} is out of bounds for input shape {tuple(shape)}: `{name}` of a "
+                    f"tensor of rank {rank} lies between {-rank} and {rank - 1}. "
+                    f"Received: {name}={getattr(self, name)}"
+                )
+            return axis % rank
+
+        channel = resolve("axis", self.axis)
+        axes = self.batch_axis if isinstance(self.batch_axis, tuple) else (self.batch_axis,)
+        batch = tuple(sorted(resolve("batch_axis", axis) for axis in axes))
+        if not batch or len(set(batch)) < len(batch) or channel in batch:
+            raise ValueError(
+                "`batch_axis` names one or more different axes, and not the channel axis. "
+                f"Received: batch_axis={self.batch_axis}, axis={self.axis} for input shape "
+                f"{tuple(shape)}"
+            )
+        spatial = tuple(a for a in range(rank) if a != channel and a not in batch)
+        return Axes(batch, spatial, channel)
+
+    def _add_weight(self, name, size, **kwargs):
+        """A float32 vector, with what the constructor's `{name}_*` arguments say of it."""
+        for option in ("initializer", "regularizer", "constraint"):
+            kwargs.setdefault(option, getattr(self, f"{name}_{option}", None))
+        return self.add_weight(name=name, shape=(size,), autocast=False, **kwargs)
+
+    def _per_channel(self, weight, dtype=None):
+        """`weight` in the rank of the input, so that it broadcasts against it."""
+        if weight is None:
+            return None
+        shape = [1] * self.input_spec.ndim
+        shape[self._axes.channel] = -1
+        return ops.reshape(ops.cast(weight, dtype or weight.dtype), shape)
+
+    def _require_spatial_axis(self, input_shape):
+        axes = self._resolve_axes(input_shape)
+        if not axes.spatial:
+            raise ValueError(
+                f"{type(self).__name__} needs at least one spatial axis beside the batch and "
+                f"the channels. Received: input_shape={tuple(input_shape)} with axis="
+                f"{self.axis} and batch_axis={self.batch_axis}. Without spatial axes use "
+                "GroupNormalization or BatchNormalization."
+            )
+
+    def _refuse_single_elements(self, input_shape, channels):
+        """Raises where a set of `channels` channels of a sample is known to hold one element."""
+        sizes = [input_shape[axis] for axis in self._axes.spatial]
+        if None not in sizes and math.prod(sizes) * channels == 1:
+            raise ValueError(
+                f"{type(self).__name__} would normalize over a single element, and its output "
+                f"would be zero everywhere. Received: input_shape={tuple(input_shape)}. Use "
+                "fewer groups, a larger input, or batch statistics."
+            )
+
+    def _align_mask(self, mask, x):
+        if mask is None:
+            return None
+        missing = len(x.shape) - len(mask.shape)
+        if missing < 0:
+            raise ValueError(
+                "A mask covers the leading axes of the input and cannot have more axes than it. "
+                f"Received: mask.shape={tuple(mask.shape)}, inputs.shape={tuple(x.shape)}"
+            )
+        for _ in range(missing):
+            mask = ops.expand_dims(mask, -1)
+        return ops.cast(mask, "bool")
+
+
+class MovingNormalization(Normalization):
+    """Base of the normalizations with batch statistics, which inference replaces by moving ones.
+
+        moving = momentum * moving + (1 - momentum) * batch
+
+    Args:
+        axis: int, the channel axis.
+        momentum: float in [0, 1], what one training step keeps of the moving statistics (1
+            minus PyTorch's momentum).
+        epsilon: float, added to the variance.
+        center: whether to add `beta`.
+        scale: whether to multiply by `gamma`.
+        moving_mean_initializer: initializer of `moving_mean`.
+        moving_variance_initializer: initializer of `moving_variance`.
+        synchronized: whether batch statistics are those of all replicas of `tf.distribute`
+            together. No effect elsewhere: other backends' batch statistics are global already.
+        **kwargs: arguments of `Normalization`.
+    """
+
+    def __init__(
+        self,
+        axis=-1,
+        momentum=0.99,
+        epsilon=1e-3,
+        center=True,
+        scale=True,
+        *,
+        moving_mean_initializer="zeros",
+        moving_variance_initializer="ones",
+        synchronized=False,
+        **kwargs,
+    ):
+        super().__init__(axis=axis, epsilon=epsilon, center=center, scale=scale, **kwargs)
+        self.momentum = float(momentum)
+        if not 0 <= self.momentum <= 1:
+            raise ValueError(f"`momentum` must lie in [0, 1]. Received: momentum={momentum}")
+        self.moving_mean_initializer = keras.initializers.get(moving_mean_initializer)
+        self.moving_variance_initializer = keras.initializers.get(moving_variance_initializer)
+        self.synchronized = bool(synchronized)
+        self.moving_mean = self.moving_variance = None
+
+    def build(self, input_shape):
+        super().build(input_shape)
+        self._build_moving(input_shape[self._axes.channel])
+
+    def _build_moving(self, channels):
+        self.moving_mean = self._add_weight("moving_mean", channels, trainable=False)
+        self.moving_variance = self._add_weight("moving_variance", channels, trainable=False)
+
+    def _reads_activation(self, training):
+        return bool(training and self.trainable)
+
+    def _batch_moments(self, instance, training):
+        """Statistics of the batch in training, which move the moving ones; else those."""
+        if not (training and self.trainable):
+            dtype = None if instance is None else instance.mean.dtype
+            mean = self._per_channel(self.moving_mean, dtype)
+            return Moments(mean, self._per_channel(self.moving_variance, dtype), None)
+        batch = pool(instance, self._axes.batch)
+        if self.synchronized:
+            batch = pool_replicas(batch)
+            self._move(batch)
+        else:
+            self._move(average_replicas(batch))
+        return batch
+
+    def _move(self, batch):
+        """Every replica assigns the same value; a batch without elements moves nothing."""
+        count = ops.reshape(batch.count, (-1,))
+        for moving, value in (
+            (self.moving_mean, batch.mean),
+            (self.moving_variance, batch.variance),
+        ):
+            if moving is not None:
+                value = ops.cast(ops.reshape(value, (-1,)), moving.dtype)
+                old = ops.convert_to_tensor(moving)
+                new = old * self.momentum + value * (1 - self.momentum)
+                moving.assign(ops.where(count > 0, new, old))
+
+
+def _integer(name, value):
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise ValueError(f"`{name}` must be an int. Received: {name}={value!r}")
+    return value.__index__()
+
+
+def _serialize(value):
+    if isinstance(value, tuple):
+        return list(value)
+    is_keras = (keras.Initializer, keras.Regularizer, keras.constraints.Constraint)
+    return keras.saving.serialize_keras_object(value) if isinstance(value, is_keras) else value

@@ -1,0 +1,35 @@
+"""Batch normalization."""
+
+from keras_norms.base import MovingNormalization, register
+
+
+@register
+class BatchNormalization(MovingNormalization):
+    """Normalizes each channel over the batch and all positions (Ioffe and Szegedy, 2015).
+
+        mean = E_{n,s}[x],  variance = E_{n,s}[(x - mean)^2]
+        y = gamma * (x - mean) / sqrt(variance + epsilon) + beta
+
+    Inference uses `moving_mean` and `moving_variance`. A drop-in for
+    `keras.layers.BatchNormalization` (without its renorm) whose statistics keep their precision
+    at any mean, whose moving statistics never differ between replicas, and whose synchronized
+    statistics are those of the global batch.
+
+    Args:
+        axis: int, the channel axis.
+        momentum: float in [0, 1], what one training step keeps of the moving statistics.
+        epsilon: float, added to the variance.
+        center: whether to add `beta`, of shape `(channels,)`.
+        scale: whether to multiply by `gamma`, of shape `(channels,)`.
+        **kwargs: arguments of `MovingNormalization` and `Normalization`.
+
+    Raises:
+        ValueError: if an axis is out of bounds or the number of channels unknown.
+
+    Reference:
+        [Batch Normalization](https://arxiv.org/abs/1502.03167), section 3, algorithm 1.
+    """
+
+    def mean_and_inverse_std(self, instance, training):
+        mean, variance, _ = self._batch_moments(instance, training)
+        return mean, self._inverse_std(variance)

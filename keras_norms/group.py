@@ -1,0 +1,82 @@
+"""Group normalization, of which layer and instance normalization are the two ends."""
+
+from keras_norms.base import Normalization, register
+from keras_norms.moments import pool_groups
+
+
+def resolve_groups(groups, channels):
+    """The number of groups for `channels` channels: `groups` itself, or what -1 and "auto" mean.
+
+    "auto" is the largest divisor of `channels` that is at most 32 and leaves at least two
+    channels in a group: 8 groups at 16 channels, 32 from 64 on.
+    """
+    if groups == "auto":
+        most = max(1, min(32, channels // 2))
+        return next(g for g in range(most, 0, -1) if channels % g == 0)
+    if groups == -1:
+        return channels
+    if channels < groups:
+        raise ValueError(
+            f"Number of groups ({groups}) cannot be more than the number of channels "
+            f"({channels}). Use a divisor of {channels}, or groups='auto'."
+        )
+    if channels % groups:
+        raise ValueError(
+            f"The number of channels ({channels}) must be a multiple of the number of groups "
+            f"({groups}). Use a divisor of {channels}, or groups='auto'."
+        )
+    return groups
+
+
+def check_groups(groups):
+    """`groups`, if it is a positive int, -1 or "auto"; else a ValueError."""
+    integer = isinstance(groups, int) and not isinstance(groups, bool)
+    if groups != "auto" and not (integer and (groups > 0 or groups == -1)):
+        raise ValueError(
+            "Received an invalid value for argument `groups`, expected a positive integer, -1 "
+            f"(one group per channel) or 'auto'. Received: groups={groups!r}"
+        )
+    return groups
+
+
+@register
+class GroupNormalization(Normalization):
+    """Normalizes each sample over groups of channels and all positions (Wu and He, 2018).
+
+        mean = E_{s, c in group}[x],  variance = E_{s, c in group}[(x - mean)^2]
+        y = gamma * (x - mean) / sqrt(variance + epsilon) + beta
+
+    One group is layer normalization (over positions and channels), one group per channel is
+    instance normalization. The same in training and inference, at any batch size. A drop-in
+    for `keras.layers.GroupNormalization` that honours masks and leaves its config alone.
+
+    Args:
+        groups: int that divides the number of channels; -1 for one group per channel; "auto"
+            for the largest divisor of the channels that is at most min(32, channels / 2).
+        axis: int, the channel axis.
+        epsilon: float, added to the variance.
+        center: whether to add `beta`, of shape `(channels,)`.
+        scale: whether to multiply by `gamma`, of shape `(channels,)`.
+        **kwargs: arguments of `Normalization`.
+
+    Raises:
+        ValueError: if `groups` does not divide the channels, if a group is known to hold one
+            element (its output would be zero), or as in `Normalization`.
+
+    Reference:
+        [Group Normalization](https://arxiv.org/abs/1803.08494), section 3.1.
+    """
+
+    def __init__(self, groups=32, axis=-1, epsilon=1e-3, center=True, scale=True, **kwargs):
+        super().__init__(axis=axis, epsilon=epsilon, center=center, scale=scale, **kwargs)
+        self.groups = check_groups(groups)
+
+    def build(self, input_shape):
+        super().build(input_shape)
+        channels = input_shape[self._axes.channel]
+        self._groups = resolve_groups(self.groups, channels)
+        self._refuse_single_elements(input_shape, channels // self._groups)
+
+    def mean_and_inverse_std(self, instance, training):
+        mean, variance, _ = pool_groups(instance, self._axes.channel, self._groups)
+        return mean, self._inverse_std(variance)

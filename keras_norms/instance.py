@@ -1,0 +1,37 @@
+"""Instance normalization."""
+
+from keras_norms.base import Normalization, register
+
+
+@register
+class InstanceNormalization(Normalization):
+    """Normalizes each channel of each sample over all positions (Ulyanov et al., 2016).
+
+        mean = E_s[x],  variance = E_s[(x - mean)^2]
+        y = gamma * (x - mean) / sqrt(variance + epsilon) + beta
+
+    The same in training and inference, at any batch size. The output does not depend on the
+    contrast of the input.
+
+    Args:
+        axis: int, the channel axis.
+        epsilon: float, added to the variance.
+        center: whether to add `beta`, of shape `(channels,)`.
+        scale: whether to multiply by `gamma`, of shape `(channels,)`.
+        **kwargs: arguments of `Normalization`.
+
+    Raises:
+        ValueError: if the input has no spatial axis, or one position (the output would be
+            zero), or as in `Normalization`.
+
+    Reference:
+        [Instance Normalization](https://arxiv.org/abs/1607.08022), equation 3.
+    """
+
+    def build(self, input_shape):
+        self._require_spatial_axis(input_shape)
+        super().build(input_shape)
+        self._refuse_single_elements(input_shape, 1)
+
+    def mean_and_inverse_std(self, instance, training):
+        return instance.mean, self._inverse_std(instance.variance)

@@ -1,0 +1,52 @@
+"""Mean-only batch normalization."""
+
+from keras_norms.base import MovingNormalization, register
+
+_ABSENT = (
+    "epsilon",
+    "scale",
+    "gamma_initializer",
+    "gamma_regularizer",
+    "gamma_constraint",
+    "moving_variance_initializer",
+)
+
+
+@register
+class MeanOnlyBatchNormalization(MovingNormalization):
+    """Subtracts the batch mean of each channel (Salimans and Kingma, 2016).
+
+        y = x - E_{n,s}[x] + beta
+
+    Inference subtracts `moving_mean`. Meant for the pre-activations of a weight-normalized
+    layer, see `WeightNormalization(layer, mean_only_batch_norm=True)`.
+
+    Args:
+        axis: int, the channel axis.
+        momentum: float in [0, 1], what one training step keeps of the moving mean.
+        center: whether to add `beta`, of shape `(channels,)`.
+        **kwargs: arguments of `MovingNormalization` and `Normalization` that concern the mean
+            and `beta`. There is no epsilon, gamma or variance.
+
+    Raises:
+        TypeError: for an argument that concerns the variance or `gamma`.
+        ValueError: as in `Normalization`.
+
+    Reference:
+        [Weight Normalization](https://arxiv.org/abs/1602.07868), section 4.
+    """
+
+    def __init__(self, axis=-1, momentum=0.9, center=True, **kwargs):
+        for name in _ABSENT:
+            if name in kwargs:
+                raise TypeError(f"MeanOnlyBatchNormalization has no argument `{name}`.")
+        super().__init__(axis=axis, momentum=momentum, center=center, scale=False, **kwargs)
+
+    def get_config(self):
+        return {key: value for key, value in super().get_config().items() if key not in _ABSENT}
+
+    def mean_and_inverse_std(self, instance, training):
+        return self._batch_moments(instance, training).mean, None
+
+    def _build_moving(self, channels):
+        self.moving_mean = self._add_weight("moving_mean", channels, trainable=False)

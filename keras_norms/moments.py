@@ -1,0 +1,217 @@
+"""The arithmetic that every normalization shares, as pure functions.
+
+    instance moments  ->  pool  ->  standardize  ->  affine
+
+All tensors keep the rank of the activation (reduced axes have size 1), so every step broadcasts
+and the activation itself is never reshaped or transposed.
+"""
+
+import dataclasses
+import math
+import typing
+
+import keras
+from keras import ops
+
+
+@dataclasses.dataclass(frozen=True)
+class Axes:
+    """The role of every axis of an activation: samples, positions, features."""
+
+    batch: tuple
+    spatial: tuple
+    channel: int
+
+
+class Moments(typing.NamedTuple):
+    """Mean and variance of sets of elements, and how many elements each set has.
+
+    `variance` is None for sets of one element. `count` broadcasts against `mean`: an axis of
+    size 1 says that all sets along that axis have the same size.
+    """
+
+    mean: typing.Any
+    variance: typing.Any
+    count: typing.Any
+
+
+def instance_moments(x, axes, mask=None):
+    """Moments of each channel of each sample, the only statistics that read the activation.
+
+        x = pivot + centred,  mean = pivot + E[centred],  variance = E[centred^2] - E[centred]^2
+
+    The identities hold for any constant pivot, so its gradient is exactly zero. A pivot close
+    to the mean makes them exact in floating point as well: `E[centred]` is what the first sum
+    lost to rounding.
+
+    Args:
+        x: activation in float32 or float64.
+        axes: `Axes` of `x`.
+        mask: None, or a boolean tensor of the rank of `x`, broadcastable to it.
+
+    Returns:
+        `(centred, pivot, moments)`. An empty sample has mean 0 and variance 1.
+    """
+    size = _size(x, axes.spatial)
+    if mask is None:
+        count = ops.reshape(ops.cast(size, x.dtype), (1,) * len(x.shape))
+    elif all(mask.shape[axis] == 1 for axis in axes.spatial):
+        # The mask keeps or drops whole samples: what is inside a sample does not depend on it.
+        count, mask = ops.cast(mask, x.dtype) * ops.cast(size, x.dtype), None
+    else:
+        shape, full = list(ops.shape(mask)), ops.shape(x)
+        for axis in axes.spatial:
+            shape[axis] = full[axis]
+        mask = ops.broadcast_to(mask, shape)
+        count = ops.sum(ops.cast(mask, x.dtype), axes.spatial, keepdims=True)
+    if not axes.spatial:
+        return x, 0.0, Moments(x, None, count)
+
+    def average(values):
+        if mask is None:
+            return _mean(values, axes.spatial)
+        total = ops.sum(ops.where(mask, values, 0), axes.spatial, keepdims=True)
+        return total / ops.maximum(count, 1)
+
+    pivot = ops.stop_gradient(average(x))
+    centred = x - pivot
+    return centred, pivot, _moments(average, pivot, centred, None, count, mask is not None)
+
+
+def pool(moments, axes):
+    """Moments of the union of sets, by the law of total variance.
+
+        mean = E[m],  variance = E[v + (m - mean)^2]
+
+    where `E` weighs each set by its count. A union without elements has mean 0, variance 1.
+
+    Args:
+        moments: `Moments` of the sets.
+        axes: tuple of ints, the axes along which sets are united.
+    """
+    mean, variance, count = moments
+    weighted = any(count.shape[axis] != 1 for axis in axes)
+    if weighted:
+        weights = ops.broadcast_to(count, ops.shape(mean)) if _varies(count, mean, axes) else count
+        total = ops.sum(weights, axes, keepdims=True)
+
+        def average(values):
+            # `where`, because a set without elements may hold anything, NaN included.
+            values = ops.where(count > 0, values * count, 0)
+            return ops.sum(values, axes, keepdims=True) / ops.maximum(total, 1)
+    else:
+        total = count * ops.cast(_size(mean, axes), count.dtype)
+
+        def average(values):
+            return _mean(values, axes)
+
+    pivot = ops.stop_gradient(average(mean))
+    return _moments(average, pivot, mean - pivot, variance, total, weighted)
+
+
+def pool_groups(moments, axis, groups):
+    """`pool` over the channels of each of `groups` equal groups, repeated for each channel."""
+    channels = moments.mean.shape[axis]
+    if groups == 1:
+        return pool(moments, (axis,))
+    if groups == channels:
+        mean, variance, count = moments
+        return Moments(mean, ops.zeros_like(mean) if variance is None else variance, count)
+
+    def split(tensor):
+        if tensor is None:
+            return None
+        if tensor.shape[axis] == 1:
+            return ops.expand_dims(tensor, axis)
+        shape = ops.shape(tensor)
+        return ops.reshape(tensor, shape[:axis] + (groups, channels // groups) + shape[axis + 1 :])
+
+    def join(tensor):
+        tensor = ops.squeeze(tensor, axis + 1)
+        return tensor if tensor.shape[axis] == 1 else ops.repeat(tensor, channels // groups, axis)
+
+    return Moments(*map(join, pool(Moments(*map(split, moments)), (axis + 1,))))
+
+
+def pool_replicas(moments):
+    """`pool` over the replicas of `tf.distribute`; the moments themselves where there is one.
+
+    One differentiable all-reduce: each replica writes its moments into its own slot of a zero
+    tensor, and the sum of those tensors holds all of them on every replica.
+    """
+    context = _replica_context()
+    if context is None:
+        return moments
+    packed = ops.stack([ops.broadcast_to(part, ops.shape(moments.mean)) for part in moments])
+    replicas = context.num_replicas_in_sync
+    slot = ops.one_hot(context.replica_id_in_sync_group, replicas, dtype=packed.dtype)
+    slot = ops.reshape(slot, (replicas,) + (1,) * len(packed.shape))
+    packed = context.all_reduce("SUM", slot * packed)
+    return Moments(*(part[0] for part in pool(Moments(*ops.unstack(packed, axis=1)), (0,))))
+
+
+def average_replicas(moments):
+    """Count-weighted mean of the replicas' own means and variances, equal on all replicas."""
+    context = _replica_context()
+    if context is None:
+        return moments
+    mean, variance, count = moments
+    count = ops.broadcast_to(count, ops.shape(mean))
+    total = context.all_reduce("SUM", ops.stack([mean * count, variance * count, count]))
+    weight = ops.maximum(total[2], 1)
+    return Moments(total[0] / weight, total[1] / weight, total[2])
+
+
+def standardize(x, mean, inverse_std, gamma, beta):
+    """`gamma * (x - mean) * inverse_std + beta` in one multiplication and one addition.
+
+    Args:
+        x: activation, best centred near `mean`.
+        mean: tensor that broadcasts against `x`, in the frame of `x`.
+        inverse_std: the same, or None for 1.
+        gamma: the same, or None for 1.
+        beta: the same, or None for 0.
+    """
+    factors = [factor for factor in (inverse_std, gamma) if factor is not None]
+    if not factors:
+        return x - mean if beta is None else x + (beta - mean)
+    scale = math.prod(factors[1:], start=factors[0])
+    return x * scale + ((0.0 if beta is None else beta) - mean * scale)
+
+
+def _moments(average, pivot, centred, variance, count, may_be_empty):
+    """Moments of a union, from the mean of its sets about a pivot and their own variance."""
+    offset = average(centred)
+    spread = ops.square(centred)
+    if variance is not None:
+        spread = spread + variance
+    variance = ops.maximum(average(spread) - ops.square(offset), 0)
+    if may_be_empty:
+        variance = ops.where(count > 0, variance, 1)
+    return Moments(pivot + offset, variance, count)
+
+
+def _mean(values, axes):
+    if all(values.shape[axis] for axis in axes):
+        return ops.mean(values, axes, keepdims=True)
+    size = ops.cast(_size(values, axes), values.dtype)  # zero on a replica without samples
+    return ops.sum(values, axes, keepdims=True) / ops.maximum(size, 1)
+
+
+def _size(x, axes):
+    shape = ops.shape(x)
+    return math.prod(shape[axis] for axis in axes)
+
+
+def _varies(count, mean, axes):
+    return any(count.shape[axis] != mean.shape[axis] for axis in axes)
+
+
+def _replica_context():
+    """The replica context of `tf.distribute`, or None where there are no other replicas."""
+    if keras.config.backend() != "tensorflow":
+        return None
+    import tensorflow as tf
+
+    context = tf.distribute.get_replica_context()
+    return context if context is not None and context.num_replicas_in_sync > 1 else None

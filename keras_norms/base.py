@@ -24,9 +24,9 @@ class Normalization(keras.layers.Layer):
 
         y = gamma * (x - mean) * inverse_std + beta
 
-    A subclass says in `mean_and_inverse_std` where `mean` and `inverse_std` come from; all the rest is
-    here. Statistics are computed in float32 (float64 for float64 inputs) whatever the compute
-    dtype, and the output has the compute dtype.
+    A subclass says in `mean_and_inverse_std` where the two come from; all the rest is here.
+    Statistics are computed in float32 (float64 for float64 inputs) whatever the compute dtype,
+    and the output has the compute dtype.
 
     Args:
         axis: int, the channel axis.

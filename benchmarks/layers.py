@@ -1,0 +1,168 @@
+"""Cost of one training step of each layer, as a ratio to keras.layers.BatchNormalization.
+
+    python benchmarks/layers.py
+
+A step is the forward pass and the gradients of the input and of the weights. All layers are
+timed in turn within one run, so that a noisy machine disturbs all alike; a figure is the median
+over the rounds of the ratio within a round, with the quartiles in brackets. Memory is what the
+allocator's peak rises above the input and the incoming gradient, in units of the input.
+"""
+
+import dataclasses
+import datetime
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+import tensorflow as tf
+import tyro
+
+import keras_norms
+
+SHAPES = ((32, 32, 32, 64), (32, 16, 16, 128), (64, 8, 8, 256))
+BASE = "keras BN"
+
+
+@dataclasses.dataclass
+class Options:
+    """What to measure."""
+
+    rounds: int = 30
+    """How many times every layer is timed."""
+    shapes: tuple[tuple[int, int, int, int], ...] = SHAPES
+    """Input shapes (batch, height, width, channels)."""
+    output: str | None = None
+    """Write the table to this Markdown file as well."""
+
+
+def layers():
+    """The layers to compare: ours, then Keras's."""
+    return {
+        BASE: keras.layers.BatchNormalization(),
+        "BN": keras_norms.BatchNormalization(),
+        "mean-only BN": keras_norms.MeanOnlyBatchNormalization(),
+        "IN": keras_norms.InstanceNormalization(),
+        "LN (GN, 1 group)": keras_norms.GroupNormalization(1),
+        "GN (32 groups)": keras_norms.GroupNormalization(32),
+        "SN": keras_norms.SwitchableNormalization(),
+        "BIN": keras_norms.BatchInstanceNormalization(),
+        "keras GN (32 groups)": keras.layers.GroupNormalization(32),
+        "keras GN (-1)": keras.layers.GroupNormalization(-1),
+        "keras LN (last axis)": keras.layers.LayerNormalization(),
+    }
+
+
+def training_step(layer, shape, xla):
+    """A compiled function (x, dy) -> gradients of x and of the layer's weights."""
+    layer.build(shape)
+    weights = [weight.value for weight in layer.trainable_weights]
+
+    @tf.function(jit_compile=xla)
+    def step(x, dy):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = layer(x, training=True)
+        return tape.gradient(y, [x, *weights], output_gradients=dy)
+
+    return step
+
+
+def time_ratios(shape, xla, rounds):
+    """Milliseconds of the base layer and, per layer, ratio to it: median and quartiles."""
+    x, dy = (tf.random.stateless_normal(shape, (seed, 0)) for seed in (1, 2))
+    steps = {name: training_step(layer, shape, xla) for name, layer in layers().items()}
+    repeats = max(1, round(2e7 / np.prod(shape) / 10))
+    for step in steps.values():
+        step(x, dy)
+        step(x, dy)
+    seconds = {name: [] for name in steps}
+    progress = keras.utils.Progbar(rounds, unit_name="round")
+    for _ in range(rounds):
+        for name, step in steps.items():
+            start = time.perf_counter()
+            for _ in range(repeats):
+                gradients = step(x, dy)
+            gradients[0][(0,) * len(shape)].numpy()  # wait for the result
+            seconds[name].append((time.perf_counter() - start) / repeats)
+        progress.add(1)
+    base = np.array(seconds[BASE])
+    ratios = {name: np.percentile(np.array(s) / base, [50, 25, 75]) for name, s in seconds.items()}
+    return 1e3 * float(np.median(base)), ratios
+
+
+def peak_memory(shape):
+    """Per layer, the rise of the process's peak memory in one step, in units of the input."""
+    memory = {}
+    for name in layers():
+        command = [sys.executable, __file__, "--peak", name, json.dumps(shape)]
+        result = subprocess.run(command, capture_output=True, text=True, check=True)
+        memory[name] = float(result.stdout.split()[-1])
+    return memory
+
+
+def print_peak(name, shape):
+    """Runs in a process of its own: peak memory is a high-water mark."""
+    import resource
+
+    def peak():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+    layer = layers()[name]
+    # A small step first, so that the runtime's own allocations are behind us.
+    training_step(layer, shape, False)(*(tf.zeros((1, *shape[1:])) for _ in range(2)))
+    step = training_step(layers()[name], shape, False)
+    step = step.get_concrete_function(*(tf.TensorSpec(shape) for _ in range(2)))
+    x, dy = (tf.random.stateless_normal(shape, (seed, 0)) for seed in (1, 2))
+    before = peak()
+    step(x, dy)
+    print((peak() - before) / (4 * np.prod(shape)))
+
+
+def table(options):
+    """The Markdown table of all shapes, plain graph and XLA."""
+    shapes = [tuple(shape) for shape in options.shapes]
+    columns, header = {name: [] for name in layers()}, []
+    for shape in shapes:
+        for xla in (False, True):
+            title = f"{shape}, {'XLA' if xla else 'plain'}"
+            print(title, file=sys.stderr)
+            base, ratios = time_ratios(shape, xla, options.rounds)
+            header.append(f"{title} ({base:.1f} ms)")
+            for name, (median, low, high) in ratios.items():
+                columns[name].append(f"{median:.2f} [{low:.2f}, {high:.2f}]")
+        print("memory", file=sys.stderr)
+        header.append(f"{shape}, memory")
+        for name, memory in peak_memory(shape).items():
+            columns[name].append(f"{memory:.1f}")
+    lines = ["| layer | " + " | ".join(header) + " |", "| --- " * (len(header) + 1) + "|"]
+    lines += [f"| {name} | " + " | ".join(cells) + " |" for name, cells in columns.items()]
+    return "\n".join(lines)
+
+
+def main(options):
+    machine = f"{os.cpu_count()} x {platform.processor() or platform.machine()}"
+    versions = f"TensorFlow {tf.__version__}, Keras {keras.__version__}"
+    versions += f", keras_norms {keras_norms.__version__}, Python {platform.python_version()}"
+    text = (
+        f"`python benchmarks/layers.py --rounds {options.rounds}`, {datetime.date.today()}, "
+        f"{machine}, {versions}.\nRatio to `keras.layers.BatchNormalization` (median, quartiles); "
+        f"memory in units of the input.\n\n{table(options)}\n"
+    )
+    print(text)
+    if options.output:
+        with open(options.output, "w") as file:
+            file.write(f"# Cost of one training step of a layer\n\n{text}")
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--peak"]:
+        print_peak(sys.argv[2], tuple(json.loads(sys.argv[3])))
+    else:
+        main(tyro.cli(Options, description=__doc__))

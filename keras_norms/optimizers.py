@@ -1,0 +1,163 @@
+"""Optimizers that treat switches, gates and scales as their papers do."""
+
+import keras
+from keras import ops
+
+from keras_norms.base import register
+from keras_norms.batch_instance import BatchInstanceNormalization
+from keras_norms.switchable import SwitchableNormalization
+from keras_norms.tree import named_layers
+
+_NO_DECAY = ("gamma", "beta", "gain", "bias", "gate")
+
+
+def control_variables(model):
+    """The variables that choose between statistics: the logits of SN and the gates of BIN."""
+    variables = []
+    for layer in named_layers(model).values():
+        if isinstance(layer, SwitchableNormalization):
+            variables += [layer.mean_logits, layer.variance_logits]
+        elif isinstance(layer, BatchInstanceNormalization):
+            variables.append(layer.gate)
+    return variables
+
+
+def no_decay_variables(model):
+    """Every gamma, beta, gain, bias and gate: decay of these is no regularization of weights."""
+    scales = [
+        layer.scale
+        for layer in named_layers(model).values()
+        if isinstance(layer, keras.layers.RMSNormalization)
+    ]
+    return scales + [
+        variable
+        for variable in model.trainable_variables + model.non_trainable_variables
+        if variable.name in _NO_DECAY or variable.name.endswith(("_gain", "_bias"))
+    ]
+
+
+def configure_optimizer(optimizer, model, control_multiplier=1.0, decay_controls=False, l2=0.0):
+    """A copy of `optimizer` that knows which variables of `model` are controls, gains, biases.
+
+        rate(control) = control_multiplier * rate
+        gradient(weight) += l2 * weight
+
+    `l2` enters the gradient, and with it the momentum, as in the papers' recipes; the
+    `weight_decay` of Keras's optimizers is decoupled from the momentum. Neither touches
+    `no_decay_variables(model)`. All of it is kept through `model.save`.
+
+    Args:
+        optimizer: a `keras.optimizers` optimizer, not yet used.
+        model: a built model.
+        control_multiplier: float, factor of the rate of `control_variables(model)`, in the
+            update itself (10 in the paper of batch-instance normalization).
+        decay_controls: whether decay includes the logits, as the official code of switchable
+            normalization does. Gates never decay.
+        l2: float, coefficient of the weights in the gradient.
+
+    Returns:
+        A new optimizer, whose class is a subclass of that of `optimizer`.
+
+    Raises:
+        ValueError: if the optimizer is in use or wraps another, if the model is not built, or
+            if the path of one of these variables is that of another variable too.
+
+    Reference:
+        [Switchable](https://arxiv.org/abs/1806.10779) and
+        [Batch-Instance Normalization](https://arxiv.org/abs/1805.07925), training details.
+    """
+    cls = type(optimizer)
+    if isinstance(optimizer, _Configured) or issubclass(cls, keras.optimizers.LossScaleOptimizer):
+        raise ValueError(
+            f"Configure the plain optimizer, not one that changes another. Received: {cls.__name__}"
+        )
+    if optimizer.built:
+        raise ValueError(
+            "The optimizer has been used, and its state would be lost. Configure it before "
+            f"training. Received: {cls.__name__} after {int(optimizer.iterations)} steps"
+        )
+    if not model.built:
+        raise ValueError(f"Build the model first. Received: model {model.name!r} without weights")
+    controls = control_variables(model)
+    no_decay = no_decay_variables(model) + ([] if decay_controls else controls)
+    return _configured(cls).from_config(
+        {
+            **optimizer.get_config(),
+            "control_multiplier": control_multiplier,
+            "control_paths": _paths(controls, model),
+            "l2": l2,
+            "no_decay_paths": _paths(no_decay, model),
+        }
+    )
+
+
+def _paths(variables, model):
+    """The variables' paths, by which they are found again after loading."""
+    members = {id(variable) for variable in variables}
+    paths = {variable.path for variable in variables}
+    for variable in model.variables:
+        if variable.path in paths and id(variable) not in members:
+            raise ValueError(
+                f"Two variables have the path {variable.path!r} and only one of them is a "
+                "control, gain or bias. Give their layers different names."
+            )
+    return sorted(paths)
+
+
+class _Configured:
+    """Mixin of the classes that `configure_optimizer` makes."""
+
+    def __init__(
+        self, *args, control_multiplier=1.0, control_paths=(), l2=0.0, no_decay_paths=(), **kwargs
+    ):
+        super().__init__(*args, **kwargs)
+        self.control_multiplier = float(control_multiplier)
+        self.control_paths = tuple(control_paths)
+        self.l2 = float(l2)
+        self.no_decay_paths = tuple(no_decay_paths)
+
+    def build(self, variables):
+        spared = [v for v in variables if v.path in self.no_decay_paths]
+        if not self.built:
+            self.exclude_from_weight_decay(var_list=spared)
+        spared = {id(v) for v in spared}
+        # By index: what TensorFlow hands to `update_step` has no path.
+        self._rate_factors = tuple(
+            self.control_multiplier if v.path in self.control_paths else 1.0 for v in variables
+        )
+        self._l2_factors = tuple(0.0 if id(v) in spared else self.l2 for v in variables)
+        super().build(variables)
+
+    def update_step(self, gradient, variable, learning_rate):
+        index = self._get_variable_index(variable)
+        if self._l2_factors[index]:
+            gradient = ops.add(gradient, self._l2_factors[index] * variable)
+        if self._rate_factors[index] != 1:
+            learning_rate = learning_rate * self._rate_factors[index]
+        super().update_step(gradient, variable, learning_rate)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "control_multiplier": self.control_multiplier,
+            "control_paths": list(self.control_paths),
+            "l2": self.l2,
+            "no_decay_paths": list(self.no_decay_paths),
+        }
+
+
+_CLASSES = {}
+
+
+def _configured(cls):
+    """The subclass of an optimizer class that `configure_optimizer` makes, registered."""
+    if cls not in _CLASSES:
+        _CLASSES[cls] = register(type(f"Configured{cls.__name__}", (_Configured, cls), {}))
+    return _CLASSES[cls]
+
+
+# Registered at import, so that a model saved with one of these loads in another process.
+for _name in ("SGD", "Adam", "AdamW", "Adamax", "Nadam", "RMSprop", "Adagrad", "Adadelta"):
+    _configured(getattr(keras.optimizers, _name))
+for _name in ("Lion", "Lamb", "Ftrl", "Adafactor", "Muon"):
+    _configured(getattr(keras.optimizers, _name))

@@ -1,0 +1,170 @@
+"""Names for norms, so that a model takes any of them as one `norm=` argument."""
+
+import ast
+import dataclasses
+import typing
+
+import keras
+
+from keras_norms.batch import BatchNormalization
+from keras_norms.batch_instance import BatchInstanceNormalization
+from keras_norms.group import GroupNormalization
+from keras_norms.instance import InstanceNormalization
+from keras_norms.switchable import SwitchableNormalization
+from keras_norms.weight import WeightNormalization
+
+# Comparisons should compare norms: one momentum and one epsilon for all that have them.
+_DEFAULTS = {"momentum": 0.9, "epsilon": 1e-5}
+
+# name: (class, arguments that the name stands for, arguments that it sets unless told otherwise)
+_NORMS = {
+    "bn": (BatchNormalization, {}, _DEFAULTS),
+    "ln": (GroupNormalization, {"groups": 1}, {"epsilon": 1e-5}),
+    "rms": (keras.layers.RMSNormalization, {}, {"epsilon": 1e-5}),
+    "in": (InstanceNormalization, {}, {"epsilon": 1e-5}),
+    "gn": (GroupNormalization, {}, {"groups": "auto", "epsilon": 1e-5}),
+    "bin": (BatchInstanceNormalization, {}, _DEFAULTS),
+    "sn": (SwitchableNormalization, {}, {"groups": "auto", **_DEFAULTS}),
+    "wn": (WeightNormalization, {"mean_only_batch_norm": False}, {}),
+    "wn_mobn": (WeightNormalization, {"mean_only_batch_norm": True}, {"momentum": 0.9}),
+}
+NAMES = ("none", *_NORMS)
+# What the model around the norm decides, not the spec.
+_RESERVED = ("name", "batch_axis", "layer")
+
+
+@dataclasses.dataclass(frozen=True)
+class Norm:
+    """A norm that a model can use anywhere; `keras_norms.get` makes one.
+
+    Attributes:
+        spec: what `keras_norms.get` turns into an equal object.
+        use_bias: whether the layer before the norm keeps its bias: not if the norm adds a
+            `beta` of its own.
+    """
+
+    spec: typing.Any
+    use_bias: bool = True
+    _template: typing.Any = dataclasses.field(default=None, compare=False, repr=False)
+    _weight: typing.Any = dataclasses.field(default=None, compare=False, repr=False)
+
+    def normalize(self, name=None, batch_axis=0, zero_init=False):
+        """A new layer that normalizes an activation; the identity if this norm does not.
+
+        Args:
+            name: str or None, the layer's name.
+            batch_axis: int or tuple of ints, the axes whose entries are samples.
+            zero_init: whether `gamma` starts at 0, where the layer has one.
+
+        Raises:
+            ValueError: if the layer has no `batch_axis` and needs one other than 0.
+        """
+        if self._template is None:
+            return keras.layers.Identity(name=name)
+        cls, config = self._template
+        config = {**config, "name": name} if name else dict(config)
+        if "batch_axis" in config:
+            config["batch_axis"] = batch_axis
+        elif batch_axis != 0 and not issubclass(cls, keras.layers.RMSNormalization):
+            raise ValueError(
+                f"{cls.__name__} has no `batch_axis`, so it cannot use batch_axis={batch_axis}. "
+                f"Use a norm of keras_norms: {', '.join(NAMES)}. Received: {self.spec!r}"
+            )
+        if zero_init and config.get("scale") and "gamma_initializer" in config:
+            config["gamma_initializer"] = "zeros"
+        return cls.from_config(config)
+
+    def wrap(self, layer):
+        """`layer` under weight normalization; `layer` itself if this norm is not one."""
+        if self._weight is None:
+            return layer
+        return WeightNormalization(layer, name=f"{layer.name}_wn", **self._weight)
+
+
+def get(spec):
+    """The norm that `spec` stands for.
+
+    Args:
+        spec: None or "none"; a name, "bn", "ln", "rms", "in", "gn", "bin", "sn", "wn" or
+            "wn_mobn", with arguments in call syntax if wanted, as in `"gn(groups=16)"` or
+            `"sn(statistics=('instance', 'layer'))"`; the serialized config of a layer; a layer
+            class; a function without arguments that returns a layer; or what `get` returned.
+
+    Returns:
+        A `Norm`. Named norms use momentum 0.9 and epsilon 1e-5, and groups="auto".
+
+    Raises:
+        ValueError: for an unknown name or argument, or anything else that is no norm.
+
+    >>> get("gn(groups=16)").normalize(name="norm1").groups
+    16
+    >>> get("wn").use_bias, get("bn").use_bias
+    (True, False)
+    """
+    if isinstance(spec, Norm):
+        return spec
+    if spec is None:
+        return Norm("none")
+    if isinstance(spec, str):
+        return _from_string(spec)
+    if isinstance(spec, dict):
+        layer = keras.saving.deserialize_keras_object(spec)
+        return _from_layer(spec, layer, drop=("name",))
+    if callable(spec):
+        return _from_layer(spec, spec(), drop=("name", "dtype"))
+    raise ValueError(f"{_expected()} Received: {spec!r}")
+
+
+def _from_string(spec):
+    name, arguments = _parse(spec)
+    canonical = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
+    canonical = f"{name}({canonical})" if canonical else name
+    if name == "none" and not arguments:
+        return Norm(canonical)
+    if name not in _NORMS:
+        raise ValueError(f"{_expected()} Received: {spec!r}")
+    cls, fixed, defaults = _NORMS[name]
+    refused = [key for key in arguments if key in fixed or key in _RESERVED]
+    if refused:
+        raise ValueError(
+            f"The norm {name!r} takes no argument {refused[0]!r}: the name or the model around "
+            f"it decides that. Received: {spec!r}"
+        )
+    arguments = {**defaults, **fixed, **arguments}
+    weight = cls is WeightNormalization
+    try:
+        layer = cls(keras.layers.Dense(1), **arguments) if weight else cls(**arguments)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"The norm {spec!r} cannot be made: {error}") from error
+    if weight:
+        return Norm(canonical, _weight=arguments)
+    return _from_layer(canonical, layer, drop=("name", "dtype"))
+
+
+def _parse(spec):
+    """`"gn(groups=16)"` as `("gn", {"groups": 16})`."""
+    try:
+        # The underscore makes a name of "in", which Python reserves.
+        call = ast.parse("_" + spec.strip(), mode="eval").body
+        function = call.func if isinstance(call, ast.Call) else call
+        keywords = call.keywords if isinstance(call, ast.Call) else []
+        if isinstance(call, ast.Call) and call.args:
+            raise ValueError("arguments need their names")
+        arguments = {keyword.arg: ast.literal_eval(keyword.value) for keyword in keywords}
+        return function.id[1:], arguments
+    except (SyntaxError, ValueError, AttributeError) as error:
+        raise ValueError(f"{_expected()} Received: {spec!r} ({error})") from error
+
+
+def _from_layer(spec, layer, drop):
+    if not isinstance(layer, keras.layers.Layer) or isinstance(layer, keras.layers.Wrapper):
+        raise ValueError(f"{_expected()} Received: {spec!r}, which makes {layer!r}")
+    config = {key: value for key, value in layer.get_config().items() if key not in drop}
+    return Norm(spec, not config.get("center", False), _template=(type(layer), config))
+
+
+def _expected():
+    return (
+        f"A norm is one of {', '.join(map(repr, NAMES))}, with arguments as in "
+        "'gn(groups=16)', the config of a layer, a layer class or a function that returns a layer."
+    )

@@ -1,0 +1,140 @@
+"""The norms in float64 numpy, written from the papers' formulas over the whole input.
+
+Nothing here pools: every set of elements is reduced on its own, in two passes.
+"""
+
+import math
+
+import numpy as np
+from keras import ops
+
+import keras_norms
+
+
+def expected(layer, x, mask=None, training=False, weights=None):
+    """What `layer` should do, from its constructor arguments and its weights.
+
+    Args:
+        layer: a built layer of `keras_norms`.
+        x: array.
+        mask: None, or an array that covers leading axes of `x`.
+        training: whether to use batch statistics.
+        weights: `{name: array}`, by default the layer's.
+
+    Returns:
+        `(y, moving)`: output, and `{name: array}` with the moving statistics after the call.
+        `y` is without meaning where `mask` is False.
+    """
+    if weights is None:
+        weights = {v.name: np.asarray(ops.convert_to_numpy(v), "float64") for v in layer.weights}
+    x = np.asarray(x, "float64")
+    x, restore = _flatten(x, layer.axis, layer.batch_axis)
+    if mask is None:
+        valid = np.ones(x.shape, bool)
+    else:
+        mask = np.asarray(mask, bool)
+        mask = mask.reshape(mask.shape + (1,) * (len(restore.shape) - mask.ndim))
+        mask = np.broadcast_to(mask, restore.shape)
+        valid, _ = _flatten(mask, layer.axis, layer.batch_axis)
+
+    moving = {name: w for name, w in weights.items() if name.startswith("moving_")}
+    if training and layer.trainable and moving:
+        batch = moments(x, valid, (0, 1))
+        seen = valid.any((0, 1))
+        after = {
+            name: np.where(seen, layer.momentum * old + (1 - layer.momentum) * new.ravel(), old)
+            for (name, old), new in zip(moving.items(), batch, strict=False)
+        }
+    else:
+        batch = moving.get("moving_mean"), moving.get("moving_variance")
+        after = moving
+
+    def standardized(statistics):
+        mean, variance = statistics
+        return (x - mean) / np.sqrt(variance + layer.epsilon)
+
+    kind = type(layer)
+    if kind is keras_norms.BatchNormalization:
+        y = standardized(batch)
+    elif kind is keras_norms.MeanOnlyBatchNormalization:
+        y = x - batch[0]
+    elif kind is keras_norms.InstanceNormalization:
+        y = standardized(moments(x, valid, 1))
+    elif kind is keras_norms.GroupNormalization:
+        y = standardized(group_moments(x, valid, layer.groups))
+    elif kind is keras_norms.BatchInstanceNormalization:
+        gate = weights["gate"]
+        y = gate * standardized(batch) + (1 - gate) * standardized(moments(x, valid, 1))
+    elif kind is keras_norms.SwitchableNormalization:
+        kinds = {
+            "instance": lambda: moments(x, valid, 1),
+            "group": lambda: group_moments(x, valid, layer.groups),
+            "layer": lambda: moments(x, valid, (1, 2)),
+            "batch": lambda: batch,
+        }
+        no_positions = _has_no_positions(layer, restore.shape)
+        names = [s for s in layer.statistics if not (s == "instance" and no_positions)]
+        means, variances = zip(*(kinds[name]() for name in names), strict=True)
+        y = standardized(
+            (
+                sum(w * m for w, m in zip(softmax(weights["mean_logits"]), means, strict=True)),
+                sum(
+                    w * v
+                    for w, v in zip(softmax(weights["variance_logits"]), variances, strict=True)
+                ),
+            )
+        )
+    else:
+        raise NotImplementedError(kind)
+    return restore(weights.get("gamma", 1) * y + weights.get("beta", 0)), after
+
+
+def moments(x, valid, axes):
+    """Mean and biased variance over `axes` of the valid elements; 0 and 1 where there are none."""
+    count = valid.sum(axes, keepdims=True)
+    mean = np.where(valid, x, 0).sum(axes, keepdims=True) / np.maximum(count, 1)
+    squares = np.where(valid, x - mean, 0) ** 2
+    variance = squares.sum(axes, keepdims=True) / np.maximum(count, 1)
+    return mean, np.where(count > 0, variance, 1)
+
+
+def group_moments(x, valid, groups):
+    """The moments of each group of channels, for each channel."""
+    channels = x.shape[-1]
+    groups = {-1: channels, "auto": auto_groups(channels)}.get(groups, groups)
+    members = np.arange(channels) // (channels // groups)
+    sets = [moments(x[..., members == g], valid[..., members == g], (1, 2)) for g in range(groups)]
+    return tuple(np.concatenate(parts, -1)[..., members] for parts in zip(*sets, strict=True))
+
+
+def auto_groups(channels):
+    """The largest divisor of `channels` that is <= min(32, channels / 2); 1 for one channel."""
+    divisors = (g for g in range(1, channels + 1) if channels % g == 0)
+    return max((g for g in divisors if g <= min(32, channels / 2)), default=1)
+
+
+def softmax(logits):
+    e = np.exp(logits - np.max(logits))
+    return e / e.sum()
+
+
+def _flatten(x, axis, batch_axis):
+    """`x` as (samples, positions, channels), and the way back."""
+    rank = x.ndim
+    batch = [a % rank for a in (batch_axis if isinstance(batch_axis, tuple) else (batch_axis,))]
+    channel = axis % rank
+    spatial = [a for a in range(rank) if a not in batch and a != channel]
+    order = [*batch, *spatial, channel]
+    shuffled = x.transpose(order)
+    flat = shuffled.reshape(math.prod(x.shape[a] for a in batch), -1, x.shape[channel])
+
+    def restore(y):
+        return np.broadcast_to(y, flat.shape).reshape(shuffled.shape).transpose(np.argsort(order))
+
+    restore.shape = x.shape
+    return flat, restore
+
+
+def _has_no_positions(layer, shape):
+    batch = layer.batch_axis if isinstance(layer.batch_axis, tuple) else (layer.batch_axis,)
+    return len(shape) == len(batch) + 1

@@ -1,0 +1,126 @@
+"""Residual networks (He et al., 2015): the CIFAR and the ImageNet family."""
+
+from keras import Input, Model, layers
+
+import keras_norms
+
+# depth: (block, blocks per stage)
+CIFAR = {depth: ("basic", ((depth - 2) // 6,) * 3) for depth in (20, 32, 44, 56, 110)}
+IMAGENET = {
+    18: ("basic", (2, 2, 2, 2)),
+    34: ("basic", (3, 4, 6, 3)),
+    50: ("bottleneck", (3, 4, 6, 3)),
+    101: ("bottleneck", (3, 4, 23, 3)),
+    152: ("bottleneck", (3, 8, 36, 3)),
+}
+
+
+def resnet(depth, num_classes, norm="bn", input_shape=None, width=1.0):
+    """A residual network for image classification.
+
+        x <- relu(x + F(x)),  F = conv, norm, relu, conv, norm
+
+    The last norm of each block starts at gamma 0, where it has a gamma, so that every block
+    starts as the identity. Layer names are stable: "stem_norm", "stage2_block1_norm2".
+
+    Args:
+        depth: int. 20, 32, 44, 56 and 110 are the CIFAR networks, with parameter-free
+            shortcuts; 18, 34, 50, 101 and 152 the ImageNet ones, with the stride of a
+            bottleneck in its 3x3 convolution.
+        num_classes: int, the number of logits.
+        norm: what `keras_norms.get` understands.
+        input_shape: `(height, width, channels)`; (32, 32, 3) or (224, 224, 3) by default.
+        width: float, factor of the number of channels everywhere.
+
+    Returns:
+        A `keras.Model` from images `(batch, *input_shape)` to float32 logits
+        `(batch, num_classes)`.
+
+    Raises:
+        ValueError: for an unknown depth or norm.
+
+    Reference:
+        [Deep Residual Learning](https://arxiv.org/abs/1512.03385), sections 3.4 and 4.2, and
+        [Accurate, Large Minibatch SGD](https://arxiv.org/abs/1706.02677), section 5.1, for the
+        stride and the zero gamma.
+    """
+    norm = keras_norms.get(norm)
+    if depth not in CIFAR | IMAGENET:
+        known = ", ".join(map(str, (*CIFAR, *IMAGENET)))
+        raise ValueError(f"`depth` must be one of {known}. Received: depth={depth}")
+    cifar = depth in CIFAR
+    block_type, counts = (CIFAR | IMAGENET)[depth]
+    block = {"basic": _basic, "bottleneck": _bottleneck}[block_type]
+    shortcut = _padded_shortcut if cifar else _projected_shortcut
+    base = max(1, round((16 if cifar else 64) * width))
+
+    images = x = Input(input_shape or ((32, 32, 3) if cifar else (224, 224, 3)), name="images")
+    x = _conv_norm(x, base, 3 if cifar else 7, 1 if cifar else 2, norm, "stem")
+    x = layers.ReLU(name="stem_relu")(x)
+    if not cifar:
+        x = layers.ZeroPadding2D(1, name="stem_pool_pad")(x)
+        x = layers.MaxPooling2D(3, 2, name="stem_pool")(x)
+    for stage, blocks in enumerate(counts, 1):
+        for index in range(1, blocks + 1):
+            stride = 2 if stage > 1 and index == 1 else 1
+            name = f"stage{stage}_block{index}"
+            x = block(x, base * 2 ** (stage - 1), stride, norm, shortcut, name)
+    x = layers.GlobalAveragePooling2D(name="pool")(x)
+    classifier = layers.Dense(num_classes, dtype="float32", name="logits")
+    return Model(images, norm.wrap(classifier)(x), name=f"resnet{depth}")
+
+
+def _basic(x, channels, stride, norm, shortcut, name):
+    residual = _conv_norm(x, channels, 3, stride, norm, name, 1)
+    residual = layers.ReLU(name=f"{name}_relu1")(residual)
+    residual = _conv_norm(residual, channels, 3, 1, norm, name, 2, zero_init=True)
+    return _join(residual, shortcut(x, channels, stride, norm, name), name)
+
+
+def _bottleneck(x, channels, stride, norm, shortcut, name):
+    residual = _conv_norm(x, channels, 1, 1, norm, name, 1)
+    residual = layers.ReLU(name=f"{name}_relu1")(residual)
+    residual = _conv_norm(residual, channels, 3, stride, norm, name, 2)
+    residual = layers.ReLU(name=f"{name}_relu2")(residual)
+    residual = _conv_norm(residual, 4 * channels, 1, 1, norm, name, 3, zero_init=True)
+    return _join(residual, shortcut(x, 4 * channels, stride, norm, name), name)
+
+
+def _join(residual, shortcut, name):
+    return layers.ReLU(name=f"{name}_relu")(layers.Add(name=f"{name}_add")([shortcut, residual]))
+
+
+def _conv_norm(x, channels, size, stride, norm, name, index="", zero_init=False):
+    if stride > 1 and size > 1:
+        # "same" would pad an even input by one on its far side only.
+        x = layers.ZeroPadding2D(size // 2, name=f"{name}_pad{index}")(x)
+    conv = layers.Conv2D(
+        channels,
+        size,
+        stride,
+        padding="valid" if stride > 1 else "same",
+        use_bias=norm.use_bias,
+        kernel_initializer="he_normal",
+        name=f"{name}_conv{index}",
+    )
+    return norm.normalize(f"{name}_norm{index}", zero_init=zero_init)(norm.wrap(conv)(x))
+
+
+def _padded_shortcut(x, channels, stride, norm, name):
+    """Every `stride`-th pixel, with zeros for the new channels (the paper's option A)."""
+    if stride > 1:
+        x = layers.MaxPooling2D(1, stride, name=f"{name}_shortcut_pool")(x)
+    missing = channels - x.shape[-1]
+    if missing:
+        # Read as channels first, the last axis is the width: this pads the channels.
+        pad = ((0, 0), (missing // 2, missing - missing // 2))
+        pad = layers.ZeroPadding2D(pad, "channels_first", name=f"{name}_shortcut_pad")
+        x = pad(x)
+    return x
+
+
+def _projected_shortcut(x, channels, stride, norm, name):
+    """A 1x1 convolution where the shape changes (the paper's option B)."""
+    if stride == 1 and x.shape[-1] == channels:
+        return x
+    return _conv_norm(x, channels, 1, stride, norm, f"{name}_shortcut")

@@ -4,8 +4,8 @@
 
 A step is the forward pass and the gradients of the input and of the weights. All layers are
 timed in turn within one run, so that a noisy machine disturbs all alike; a figure is the median
-over the rounds of the ratio within a round, with the quartiles in brackets. Memory is what the
-allocator's peak rises above the input and the incoming gradient, in units of the input.
+over the rounds of the ratio within a round, with the quartiles in brackets. Memory is how far a
+step raises the resident memory of the process (Linux), in units of the input.
 """
 
 import dataclasses
@@ -98,31 +98,38 @@ def time_ratios(shape, xla, rounds):
 
 
 def peak_memory(shape):
-    """Per layer, the rise of the process's peak memory in one step, in units of the input."""
+    """Per layer, how far one plain step raises a process's memory, in units of the input."""
     memory = {}
     for name in layers():
+        # A process each, whose allocator returns large blocks at once: a step would otherwise
+        # hide in the memory of the one before.
         command = [sys.executable, __file__, "--peak", name, json.dumps(shape)]
-        result = subprocess.run(command, capture_output=True, text=True, check=True)
+        env = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "100000"}
+        result = subprocess.run(command, capture_output=True, text=True, check=True, env=env)
         memory[name] = float(result.stdout.split()[-1])
     return memory
 
 
 def print_peak(name, shape):
-    """Runs in a process of its own: peak memory is a high-water mark."""
-    import resource
+    """What `peak_memory` runs: one small step for the runtime's own needs, then the real one."""
+    rng = np.random.default_rng(0)
+    for batch in (1, shape[0]):
+        shape = (batch, *shape[1:])
+        step = training_step(layers()[name], shape, xla=False)
+        step = step.get_concrete_function(*(tf.TensorSpec(shape) for _ in range(2)))
+        x, dy = (tf.constant(rng.standard_normal(shape, "float32")) for _ in range(2))
+        with open("/proc/self/clear_refs", "w") as file:
+            file.write("5")  # the high-water mark starts anew
+        before = resident("VmRSS")
+        step(x, dy)
+    print((resident("VmHWM") - before) / (4 * float(np.prod(shape))))
 
-    def peak():
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
-    layer = layers()[name]
-    # A small step first, so that the runtime's own allocations are behind us.
-    training_step(layer, shape, False)(*(tf.zeros((1, *shape[1:])) for _ in range(2)))
-    step = training_step(layers()[name], shape, False)
-    step = step.get_concrete_function(*(tf.TensorSpec(shape) for _ in range(2)))
-    x, dy = (tf.random.stateless_normal(shape, (seed, 0)) for seed in (1, 2))
-    before = peak()
-    step(x, dy)
-    print((peak() - before) / (4 * np.prod(shape)))
+def resident(field):
+    """Bytes of resident memory: "VmRSS" now, "VmHWM" at its peak."""
+    with open("/proc/self/status") as file:
+        line = next(line for line in file if line.startswith(field))
+    return 1024 * int(line.split()[1])
 
 
 def table(options):
@@ -137,10 +144,10 @@ def table(options):
             header.append(f"{title} ({base:.1f} ms)")
             for name, (median, low, high) in ratios.items():
                 columns[name].append(f"{median:.2f} [{low:.2f}, {high:.2f}]")
-        print("memory", file=sys.stderr)
-        header.append(f"{shape}, memory")
-        for name, memory in peak_memory(shape).items():
-            columns[name].append(f"{memory:.1f}")
+    print("memory", file=sys.stderr)
+    header.append(f"{shapes[0]}, memory")
+    for name, memory in peak_memory(shapes[0]).items():
+        columns[name].append(f"{memory:.1f}")
     lines = ["| layer | " + " | ".join(header) + " |", "| --- " * (len(header) + 1) + "|"]
     lines += [f"| {name} | " + " | ".join(cells) + " |" for name, cells in columns.items()]
     return "\n".join(lines)

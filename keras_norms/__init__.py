@@ -1,5 +1,6 @@
 """The normalization layers that Keras lacks, as drop-ins for `keras.layers`."""
 
+from keras_norms.analysis import importance
 from keras_norms.batch import BatchNormalization
 from keras_norms.batch_instance import BatchInstanceNormalization
 from keras_norms.group import GroupNormalization
@@ -10,17 +11,28 @@ from keras_norms.statistics import freeze, recalibrate, unfreeze
 from keras_norms.switchable import SwitchableNormalization
 from keras_norms.version import __version__
 
+try:  # TEMPORARY while weight.py is being written
+    from keras_norms.weight import WeightNormalization, data_dependent_init
+    from keras_norms.registry import NAMES, get
+except (ImportError, NameError):
+    pass
+
 __all__ = [
+    "NAMES",
     "BatchInstanceNormalization",
     "BatchNormalization",
     "GroupNormalization",
     "InstanceNormalization",
     "MeanOnlyBatchNormalization",
     "SwitchableNormalization",
+    "WeightNormalization",
     "__version__",
     "configure_optimizer",
     "control_variables",
+    "data_dependent_init",
     "freeze",
+    "get",
+    "importance",
     "no_decay_variables",
     "recalibrate",
     "unfreeze",

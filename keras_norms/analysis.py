@@ -166,6 +166,7 @@ class Preferences:
         """The table for a terminal, layer by layer, then the means by stage and over the net."""
         layers = {path: average([weights]) for path, weights in self.last.items()}
         moved = {path: with_both(weights) for path, weights in self.change().items()}
+        switches = any("mean" in weights for weights in self.last.values())
         steps = sorted(self.history)
         since = f"steps {steps[0]} to {steps[-1]}" if len(steps) > 1 else "one state, no history"
         return "\n".join(
@@ -175,8 +176,9 @@ class Preferences:
                 "",
                 *text_table("mean over", self.means(), self.statistics),
                 "",
-                "both: the average of mean and variance. undecided: entropy of both (or of the "
-                "gate), 1 = all alike.",
+                "undecided: entropy of "
+                + ("both, the average of mean and variance" if switches else "the mean gate")
+                + "; 1 is all alike.",
             ]
         )
 
@@ -356,6 +358,7 @@ def _most_moved(change):
 
 
 def write_csv(path, rows):
+    """Writes rows, dicts with the same keys, below a header."""
     with open(path, "w", newline="") as file:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
@@ -363,6 +366,8 @@ def write_csv(path, rows):
 
 
 def write_json(path, content):
+    """Writes JSON that any reader accepts."""
+
     def finite(value):
         # JSON has no NaN, which a run that diverged leaves.
         if isinstance(value, Mapping):

@@ -1,8 +1,8 @@
 """Compares what runs chose, and says what they show of the published findings.
 
-    comparison = compare([analysis.read(run) for run in ("runs/b32", "runs/b2")])
-    print(comparison.text())
-    print(*claims(comparison.runs[0]), batch_size_claim(comparison), sep="\\n")
+    print(compare([analysis.read(run) for run in ("runs/b32", "runs/b2")]).text())
+
+`claims` and `batch_size_claim` judge the findings of arXiv 1806.10779 and 1811.07727.
 """
 
 import math
@@ -21,7 +21,7 @@ from keras_norms.analysis import (
 )
 
 # Options of a run that say where it is or repeat it, and not what was trained.
-NOT_COMPARED = ("seed", "log_dir", "data_dir", "resume")
+NOT_COMPARED = ("seed", "log_dir", "data_dir", "log_every", "overwrite", "resume")
 # Smaller differences of shares are called none: runs that differ only in their seed, and the
 # published figure as digitized, differ by that much.
 MARGIN = 0.02

@@ -12,6 +12,7 @@ import reference
 from keras import ops
 from norms import (
     BY_NAME,
+    DTYPE,
     IMAGES,
     LAYOUTS,
     MOVING,
@@ -25,7 +26,7 @@ from norms import (
     randomize,
     values,
 )
-from running import compiled, forward, grad, gradients, to_numpy
+from running import compiled, constants, forward, grad, gradients, tensor, to_numpy
 
 import keras_norms
 
@@ -60,8 +61,8 @@ def test_unknown_sizes(norm, layout, rng):
     """A model built for unknown sizes works at two sizes of batch and map."""
     shape = [None] * len(layout.shape)
     shape[layout.channel] = 8
-    inputs = keras.Input(batch_shape=shape, dtype="float64")
-    layer = norm(dtype="float64", **layout.arguments)
+    inputs = keras.Input(batch_shape=shape, dtype=DTYPE)
+    layer = norm(dtype=DTYPE, **layout.arguments)
     model = keras.Model(inputs, layer(inputs))
     assert model.output_shape == tuple(shape)
     randomize(layer, rng)
@@ -110,7 +111,8 @@ def test_instance_statistics_are_left_out_without_spatial_axes(rng):
 
 def same(one, other, shape, rng, training=True, tolerance=1e-12):
     for layer in (one, other):
-        layer.build(shape)
+        if not layer.built:
+            layer.build(shape)
     drawn = {w.name: rng.uniform(0.5, 2, tuple(w.shape)) for w in one.weights}
     for layer in (one, other):
         for weight in layer.weights:
@@ -123,56 +125,54 @@ def same(one, other, shape, rng, training=True, tolerance=1e-12):
         assert_close(moved[0][name], moved[1][name], tolerance)
 
 
-F64 = {"dtype": "float64", "epsilon": 1e-5}
+PLAIN = {"dtype": DTYPE, "epsilon": 1e-5}
 
 
 @pytest.mark.parametrize("groups", [8, -1])
 @pytest.mark.parametrize("layout", LAYOUTS[3:6] + LAYOUTS[9:11], ids=str)
 def test_one_group_per_channel_is_instance_normalization(groups, layout, rng):
-    one = keras_norms.GroupNormalization(groups, **layout.arguments, **F64)
-    same(one, keras_norms.InstanceNormalization(**layout.arguments, **F64), layout.shape, rng)
+    one = keras_norms.GroupNormalization(groups, **layout.arguments, **PLAIN)
+    same(one, keras_norms.InstanceNormalization(**layout.arguments, **PLAIN), layout.shape, rng)
     assert one.groups == groups and one.get_config()["groups"] == groups
 
 
 @pytest.mark.parametrize("shape", [(3, 4, 5, 8), (4, 5, 8), (6, 8)])
 def test_one_group_is_layer_normalization_over_positions_and_channels(shape, rng):
-    ours = keras_norms.GroupNormalization(1, center=False, scale=False, **F64)
+    ours = keras_norms.GroupNormalization(1, center=False, scale=False, **PLAIN)
     axes = tuple(range(1, len(shape)))
-    theirs = keras.layers.LayerNormalization(axes, center=False, scale=False, **F64)
+    theirs = keras.layers.LayerNormalization(axes, center=False, scale=False, **PLAIN)
     same(ours, theirs, shape, rng, tolerance=1e-9)
 
 
 @pytest.mark.parametrize("shape", [(4, 5, 8), (3, 4, 5, 8)])
 def test_one_group_per_token_is_layer_normalization_over_features(shape, rng):
     tokens = tuple(range(len(shape) - 1))
-    ours = keras_norms.GroupNormalization(1, batch_axis=tokens, **F64)
-    same(ours, keras.layers.LayerNormalization(**F64), shape, rng, tolerance=1e-9)
+    ours = keras_norms.GroupNormalization(1, batch_axis=tokens, **PLAIN)
+    same(ours, keras.layers.LayerNormalization(**PLAIN), shape, rng, tolerance=1e-9)
 
 
 @pytest.mark.parametrize("channels, groups", [(1, 1), (2, 1), (7, 1), (12, 6), (16, 8), (64, 32)])
 def test_automatic_groups(channels, groups, rng):
-    auto = keras_norms.GroupNormalization("auto", **F64)
-    same(auto, keras_norms.GroupNormalization(groups, **F64), (2, 3, channels), rng)
+    auto = keras_norms.GroupNormalization("auto", **PLAIN)
+    same(auto, keras_norms.GroupNormalization(groups, **PLAIN), (2, 3, channels), rng)
     assert reference.auto_groups(channels) == groups
     assert auto.get_config()["groups"] == "auto"
 
 
 ONE_HOT = {
-    "instance": lambda: keras_norms.InstanceNormalization(**F64),
-    "group": lambda: keras_norms.GroupNormalization(4, **F64),
-    "layer": lambda: keras_norms.GroupNormalization(1, **F64),
-    "batch": lambda: keras_norms.BatchNormalization(momentum=0.9, **F64),
+    "instance": lambda: keras_norms.InstanceNormalization(**PLAIN),
+    "group": lambda: keras_norms.GroupNormalization(4, **PLAIN),
+    "layer": lambda: keras_norms.GroupNormalization(1, **PLAIN),
+    "batch": lambda: keras_norms.BatchNormalization(momentum=0.9, **PLAIN),
 }
 
 
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("kind", ONE_HOT)
 def test_a_one_hot_switch_is_that_norm(kind, training, rng):
-    alone = keras_norms.SwitchableNormalization(statistics=(kind,), groups=4, dtype="float64")
+    alone = keras_norms.SwitchableNormalization(statistics=(kind,), groups=4, dtype=DTYPE)
     same(alone, ONE_HOT[kind](), IMAGES.shape, rng, training)
-    mixed = keras_norms.SwitchableNormalization(
-        statistics=tuple(ONE_HOT), groups=4, dtype="float64"
-    )
+    mixed = keras_norms.SwitchableNormalization(statistics=tuple(ONE_HOT), groups=4, dtype=DTYPE)
     mixed.build(IMAGES.shape)
     hot = 1e3 * (np.array(tuple(ONE_HOT)) == kind)
     mixed.mean_logits.assign(hot)
@@ -184,7 +184,7 @@ def test_a_one_hot_switch_is_that_norm(kind, training, rng):
 @pytest.mark.parametrize("gate, kind", [(0, "instance"), (1, "batch")])
 def test_a_closed_or_open_gate_is_that_norm(gate, kind, training, rng):
     layer = keras_norms.BatchInstanceNormalization(
-        gate_initializer=keras.initializers.Constant(gate), dtype="float64"
+        gate_initializer=keras.initializers.Constant(gate), dtype=DTYPE
     )
     same(layer, ONE_HOT[kind](), IMAGES.shape, rng, training)
 
@@ -194,8 +194,8 @@ def test_a_gate_interpolates_outputs_per_channel(rng):
     layer = random_layer(BY_NAME["bin"], IMAGES.shape, rng, center=False, scale=False)
     gate = values(layer)["gate"]
     plain = {"center": False, "scale": False}
-    batch = forward(keras_norms.BatchNormalization(**plain, **F64), x, True)
-    instance = forward(keras_norms.InstanceNormalization(**plain, **F64), x)
+    batch = forward(keras_norms.BatchNormalization(**plain, **PLAIN), x, True)
+    instance = forward(keras_norms.InstanceNormalization(**plain, **PLAIN), x)
     assert_close(forward(layer, x, True), gate * batch + (1 - gate) * instance)
     assert_close(layer.importance()["gate"]["batch"], gate.mean(), 1e-6)
     assert_close(layer.importance()["gate"]["instance"], 1 - gate.mean(), 1e-6)
@@ -332,15 +332,14 @@ def test_second_derivatives(norm, rng):
     shape = SMALL.shape
     layer, x, dy = random_layer(norm, shape, rng), rng.normal(1, 2, shape), rng.normal(0, 1, shape)
     direction = rng.normal(0, 1, shape)
-    state = [[ops.convert_to_tensor(v) for v in layer.trainable_variables]]
-    state += [[ops.convert_to_tensor(v) for v in layer.non_trainable_variables]]
+    state = constants(layer.trainable_variables), constants(layer.non_trainable_variables)
 
     def loss(x):
         y, _ = layer.stateless_call(*state, x, training=True)
-        return ops.sum(ops.square(y) * ops.convert_to_tensor(dy))  # for a second derivative of y
+        return ops.sum(ops.square(y) * tensor(dy))  # for a second derivative of y
 
     def slope(x):
-        return ops.sum(grad(loss)(x)[0] * ops.convert_to_tensor(direction))
+        return ops.sum(grad(loss)(x)[0] * tensor(direction))
 
     def curvature(x):
         y, _ = reference.expected(layer, x, training=True)
@@ -350,7 +349,7 @@ def test_second_derivatives(norm, rng):
         ends = [differences(curvature, x + s * step * direction, 1e-4) for s in (1, -1)]
         return (ends[0] - ends[1]) / (2 * step)
 
-    actual = to_numpy(compiled(grad(slope))(ops.convert_to_tensor(x))[0])
+    actual = to_numpy(compiled(grad(slope))(tensor(x))[0])
     assert_close(actual, second(1e-4), 1e-4)
 
 
@@ -481,7 +480,9 @@ def test_parameters():
 
 @over()
 def test_without_affine(norm, rng):
-    options = {"center": False} if norm.name == "mean_only_bn" else {"center": False, "scale": False}
+    options = (
+        {"center": False} if norm.name == "mean_only_bn" else {"center": False, "scale": False}
+    )
     layer = random_layer(norm, IMAGES.shape, rng, **options)
     assert not {"gamma", "beta"} & set(values(layer))
     check(layer, rng.normal(2, 3, IMAGES.shape))

@@ -1,7 +1,9 @@
 """Labelled images as `tf.data` pipelines that are pure functions of (seed, epoch, index)."""
 
+import contextlib
 import dataclasses
 import functools
+import math
 import os
 import threading
 from collections.abc import Callable
@@ -21,9 +23,8 @@ _MEAN_STD = {
 _NOT_MIRRORED = {"digits", "mnist", "emnist", "kmnist", "svhn_cropped", "omniglot"}
 # Above this side, images are cropped at random scales; up to it, at random places.
 _SMALL_SIDE = 64
-# Sets up to this many encoded bytes are shuffled as a whole, larger ones in a buffer.
-_SMALL_BYTES = 2**30
-_SHUFFLE_BUFFER = 10_000
+# Encoded images among which the next one is drawn: most sets as a whole.
+_SHUFFLE_BYTES = 2**30
 _TEST_SPLITS = ("test", "validation", "val")
 
 
@@ -32,11 +33,8 @@ class ImageSet:
     """A set of labelled images, ready to be batched; `load` makes one.
 
     Attributes:
-        name: str, what `load` was given.
         train: `tf.data.Dataset` of `(stored image, label)` in a fixed order.
         test: the same for the test images.
-        train_examples: int, number of training examples.
-        test_examples: int, number of test examples.
         num_classes: int.
         image_shape: `(side, side, channels)` of the prepared images.
         prepare: function `(stored image, seed)` -> float32 image of `image_shape`, standardized;
@@ -44,11 +42,8 @@ class ImageSet:
         shuffle_buffer: int, number of examples among which the next one is drawn.
     """
 
-    name: str
     train: tf.data.Dataset
     test: tf.data.Dataset
-    train_examples: int
-    test_examples: int
     num_classes: int
     image_shape: tuple
     prepare: Callable
@@ -63,12 +58,11 @@ class ImageSet:
         Raises:
             ValueError: if not even one batch is full.
         """
-        steps = self.train_examples // global_batch
+        steps = len(self.train) // global_batch
         if not steps:
             raise ValueError(
-                f"The {self.train_examples} training examples of {self.name!r} do not fill one "
-                f"global batch of {global_batch}. Use a smaller batch size, fewer replicas or "
-                "more examples."
+                f"{len(self.train)} training examples do not fill one global batch of "
+                f"{global_batch}. Use a smaller batch size, fewer replicas or more examples."
             )
         return steps
 
@@ -89,9 +83,11 @@ class ImageSet:
         """
         examples = self.steps_per_epoch(global_batch) * global_batch
         indexed = self.train.enumerate()
+        if self.shuffle_buffer >= len(self.train):
+            indexed = indexed.cache()  # outside of the epoch, so that the next one reads it
 
         def shuffled(epoch):
-            # Tensors of this function's graph alone: a seed of the process would enter the order.
+            # For the graph of this function: the process's seed would enter the order.
             tf.compat.v1.set_random_seed(1)
             order = tf.random.stateless_uniform((), _key(seed, epoch), None, None, tf.int64)
             data = indexed.shuffle(self.shuffle_buffer, order, reshuffle_each_iteration=False)
@@ -101,9 +97,8 @@ class ImageSet:
             return self.prepare(stored, tf.random.fold_in(_key(seed, epoch), index)), label
 
         epochs = tf.data.Dataset.range(first_epoch, tf.int64.max).flat_map(shuffled)
-        batches = _batched(epochs.map(augmented, tf.data.AUTOTUNE), global_batch)
-        infinite = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
-        return batches.apply(infinite).prefetch(tf.data.AUTOTUNE)
+        data = epochs.map(augmented, tf.data.AUTOTUNE)
+        return _batched(data, global_batch, tf.data.INFINITE_CARDINALITY)
 
     def test_batches(self, global_batch):
         """All test images, in batches that are all full.
@@ -117,19 +112,15 @@ class ImageSet:
         Returns:
             A `tf.data.Dataset` of `(images, labels, sample weights)`.
         """
-        steps = -(-self.test_examples // global_batch)
+        steps = -(-len(self.test) // global_batch)
+        fill = self.test.take(1).repeat(steps * global_batch - len(self.test))
+        data = self.test.concatenate(fill).enumerate()
 
-        def weighted(data, weight):
-            return data.map(
-                lambda stored, label: (self.prepare(stored, None), label, tf.constant(weight)),
-                tf.data.AUTOTUNE,
-            )
+        def weighted(index, example):
+            stored, label = example
+            return self.prepare(stored, None), label, tf.cast(index < len(self.test), tf.float32)
 
-        fill = self.test.take(1).repeat(steps * global_batch - self.test_examples)
-        data = weighted(self.test, 1.0).concatenate(weighted(fill, 0.0))
-        batches = _batched(data, global_batch)
-        known = tf.data.experimental.assert_cardinality(steps)
-        return batches.apply(known).prefetch(tf.data.AUTOTUNE)
+        return _batched(data.map(weighted, tf.data.AUTOTUNE), global_batch, steps)
 
 
 def load(name, data_dir=None, image_size=None, train_examples=None, test_examples=None):
@@ -159,34 +150,24 @@ def load(name, data_dir=None, image_size=None, train_examples=None, test_example
         ValueError: if there is no such set, or it holds no labelled images, is not on disk and
             cannot be downloaded, or has fewer examples than asked for.
     """
-    if name == "digits":
-        source = _digits()
-    elif os.path.isdir(os.path.join(name, "train")):
-        source = _folder(name)
-    else:
-        source = _tfds(name, data_dir)
-    stored_shape, base = source.image_shape, name.split("/")[0].split(":")[0]
-    height, width, channels = stored_shape
+    source = _digits() if name == "digits" else _tfds(name, data_dir)
+    height, width, channels = source.image_shape
     side = image_size or (height if height and height == width else 224)
-    grey = ((0.5,) * channels,) * 2
-    prepare = functools.partial(
-        _prepare,
-        decode=source.prepare,
-        stored_shape=stored_shape,
-        side=side,
-        mean_std=_MEAN_STD.get(base, _IMAGENET if channels == 3 else grey),
-        mirror=base not in _NOT_MIRRORED,
-    )
-    train, train_examples = _first(source.train, train_examples, source.train_examples, "train")
-    test, test_examples = _first(source.test, test_examples, source.test_examples, "test")
+    base = name.split("/")[0].split(":")[0]
+    default = _IMAGENET if channels == 3 else ((0.5,) * channels,) * 2
     return dataclasses.replace(
         source,
-        train=train,
-        test=test,
-        train_examples=train_examples,
-        test_examples=test_examples,
+        train=_first(source.train, train_examples, "train"),
+        test=_first(source.test, test_examples, "test"),
         image_shape=(side, side, channels),
-        prepare=prepare,
+        prepare=functools.partial(
+            _prepare,
+            decode=source.prepare,
+            stored_shape=source.image_shape,
+            side=side,
+            mean_std=_MEAN_STD.get(base, default),
+            mirror=base not in _NOT_MIRRORED,
+        ),
     )
 
 
@@ -194,19 +175,20 @@ def _key(seed, epoch):
     return tf.stack([tf.constant(seed, tf.int64), epoch])
 
 
-def _batched(data, global_batch):
+def _batched(data, global_batch, steps):
     # Outermost, so that tf.distribute finds the batch to split.
-    return data.batch(global_batch, drop_remainder=True)
+    data = data.batch(global_batch, drop_remainder=True)
+    # Keras counts an optimizer step too many per epoch where the number is unknown.
+    data = data.apply(tf.data.experimental.assert_cardinality(steps))
+    return data.prefetch(tf.data.AUTOTUNE)
 
 
-def _first(data, wanted, available, split):
-    if wanted is None:
-        return data, available
-    if not 1 <= wanted <= available:
+def _first(data, examples, split):
+    if examples is not None and not 1 <= examples <= len(data):
         raise ValueError(
-            f"The set has {available} {split} examples. Received: {split}_examples={wanted}"
+            f"The set has {len(data)} {split} examples. Received: {split}_examples={examples}"
         )
-    return data.take(wanted), wanted
+    return data if examples is None else data.take(examples)
 
 
 # Where images come from. Each function returns an `ImageSet` whose `prepare` only decodes.
@@ -221,11 +203,8 @@ def _digits():
     parts = train_test_split(images, labels, test_size=360, stratify=labels, random_state=0)
     train_images, test_images, train_labels, test_labels = parts
     return ImageSet(
-        name="digits",
         train=tf.data.Dataset.from_tensor_slices((train_images, train_labels)),
         test=tf.data.Dataset.from_tensor_slices((test_images, test_labels)),
-        train_examples=len(train_labels),
-        test_examples=len(test_labels),
         num_classes=10,
         image_shape=(8, 8, 1),
         prepare=lambda stored: tf.cast(stored, tf.float32) / 16,
@@ -233,15 +212,11 @@ def _digits():
     )
 
 
-def _folder(path):
-    import tensorflow_datasets as tfds
-
-    return _from_builder(path, tfds.ImageFolder(path, shape=(None, None, 3)))
-
-
 def _tfds(name, data_dir):
     import tensorflow_datasets as tfds
 
+    if os.path.isdir(os.path.join(name, "train")):
+        return _from_builder(name, tfds.ImageFolder(name, shape=(None, None, 3)))
     try:
         builder = tfds.builder(name, data_dir=data_dir)
     except (tfds.core.DatasetNotFoundError, ValueError) as error:
@@ -258,7 +233,7 @@ def _download(name, builder):
     import tensorflow_datasets as tfds
 
     missing = f"The dataset {name!r} is not prepared in {builder.data_path}"
-    advice = "Name the directory that holds it by --data-dir, or use digits, which needs no network"
+    advice = "Name the directory that holds it by data_dir, or use digits, which needs no network"
     if builder.MANUAL_DOWNLOAD_INSTRUCTIONS:
         raise ValueError(
             f"{missing}, and TensorFlow Datasets cannot download it. Prepare it with "
@@ -283,10 +258,8 @@ def _reachable(url, seconds=5):
     answers = []
 
     def ask():
-        try:
+        with contextlib.suppress(requests.RequestException):
             answers.append(requests.head(url, timeout=seconds))
-        except requests.RequestException:
-            pass
 
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
@@ -298,19 +271,21 @@ def _from_builder(name, builder):
     import tensorflow_datasets as tfds
 
     info = builder.info
+    kinds = (tfds.features.Image, tfds.features.ClassLabel)
     features = dict(info.features)
-    image, label = (features.get(key) for key in info.supervised_keys or (None, None))
-    if not (isinstance(image, tfds.features.Image) and isinstance(label, tfds.features.ClassLabel)):
-        raise ValueError(f"The dataset {name!r} is none of images with class labels.")
-    image_key, label_key = info.supervised_keys
+    keys = info.supervised_keys or [
+        next((key for key, feature in features.items() if isinstance(feature, kind)), None)
+        for kind in kinds
+    ]
+    image, label = (features.get(key) for key in keys)
+    if not (isinstance(image, kinds[0]) and isinstance(label, kinds[1])):
+        raise ValueError(f"{name!r} is not a set of images with class labels.")
+    image_key, label_key = keys
+    encoded = {image_key: tfds.decode.SkipDecoding()}  # what the shuffle buffer and cache hold
+    uncached = tfds.ReadConfig(try_autocache=False)
 
     def read(split):
-        # Encoded images: a small shuffle buffer, and cropped ones need no full decoding.
-        data = builder.as_dataset(
-            split=split,
-            decoders={image_key: tfds.decode.SkipDecoding()},
-            read_config=tfds.ReadConfig(try_autocache=False),
-        )
+        data = builder.as_dataset(split=split, decoders=encoded, read_config=uncached)
         return data.map(lambda example: (example[image_key], example[label_key]))
 
     def labelled(split):
@@ -321,21 +296,24 @@ def _from_builder(name, builder):
     if test is None or "train" not in info.splits:
         raise ValueError(
             f"The dataset {name!r} needs train and test (or validation, val) splits with "
-            f"labels. It has: {', '.join(info.splits) or 'none'}"
+            f"labels. It has: {', '.join(info.splits) or 'none'}."
         )
-    train_info = info.splits["train"]
-    small = 0 < train_info.num_bytes <= _SMALL_BYTES
+    train = info.splits["train"]
+    train_bytes = train.num_bytes or _folder_bytes(os.path.join(name, "train"))
     return ImageSet(
-        name=name,
         train=read("train"),
         test=read(test),
-        train_examples=train_info.num_examples,
-        test_examples=info.splits[test].num_examples,
         num_classes=label.num_classes,
         image_shape=image.shape,
         prepare=functools.partial(_decode, channels=image.shape[-1]),
-        shuffle_buffer=train_info.num_examples if small else _SHUFFLE_BUFFER,
+        shuffle_buffer=math.ceil(train.num_examples * min(1, _SHUFFLE_BYTES / train_bytes)),
     )
+
+
+def _folder_bytes(path):
+    """The size that TFDS does not tell of a folder of images."""
+    walk = os.walk(path, followlinks=True)
+    return sum(os.path.getsize(os.path.join(at, file)) for at, _, files in walk for file in files)
 
 
 def _decode(stored, channels):
@@ -349,24 +327,22 @@ def _decode(stored, channels):
 def _prepare(stored, seed, decode, stored_shape, side, mean_std, mirror):
     image = decode(stored)
     image.set_shape(stored_shape)
-    if seed is None:
-        image = _square(image, side, 1.0 if side <= _SMALL_SIDE else 0.875)
-    elif side <= _SMALL_SIDE:
-        image = _square(image, side, 1.0)
-    else:
+    large = side > _SMALL_SIDE
+    if large and seed is not None:
         image = _random_resized_crop(image, side, seed)
+    else:
+        image = _square(image, side, 0.875 if large else 1.0)
     mean, std = mean_std
     image = (image - tf.constant(mean)) / tf.constant(std)
-    if seed is not None:
-        where, flip = tf.unstack(tf.random.split(seed, 2))
-        if side <= _SMALL_SIDE:
-            # After standardizing: what comes in from the border is the mean.
-            pad = side // 8
-            padded = tf.pad(image, ((pad, pad), (pad, pad), (0, 0)))
-            image = tf.image.stateless_random_crop(padded, image.shape, where)
-        if mirror:
-            image = tf.image.stateless_random_flip_left_right(image, flip)
-    return image
+    if seed is None:
+        return image
+    where, flip = tf.unstack(tf.random.split(seed, 2))
+    if not large:
+        # After standardizing: what comes in from the border is the mean.
+        pad = side // 8
+        padded = tf.pad(image, ((pad, pad), (pad, pad), (0, 0)))
+        image = tf.image.stateless_random_crop(padded, image.shape, where)
+    return tf.image.stateless_random_flip_left_right(image, flip) if mirror else image
 
 
 def _square(image, side, fraction):

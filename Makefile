@@ -1,0 +1,40 @@
+# make preferences   train a switchable-norm ResNet-20 on digits and show what each layer chose
+# make test          the tests (15 minutes at most on 2 cores)
+# make test-all      the full matrices as well
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+RUN ?= runs/preferences
+
+.PHONY: preferences test test-all test-torch lint format benchmark clean
+
+$(VENV)/installed: pyproject.toml
+	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or newer is needed: make PYTHON=python3.11 ..."'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[test]"
+	touch $@
+
+preferences: $(VENV)/installed
+	$(BIN)/python scripts/train.py --model resnet20 --norm sn --dataset digits --replicas 2 \
+		--epochs 30 --log-dir $(RUN) --overwrite
+	$(BIN)/python scripts/preferences.py $(RUN)
+
+test: $(VENV)/installed lint
+	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+test-all: $(VENV)/installed lint
+	$(BIN)/python -m pytest -n 2
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(VENV)/installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+benchmark: $(VENV)/installed
+	$(BIN)/python benchmarks/layers.py --output docs/BENCHMARK.md
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

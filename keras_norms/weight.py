@@ -1,0 +1,527 @@
+"""Weight normalization: a wrapper that reparameterizes the kernels of a layer."""
+
+import functools
+import math
+import typing
+import warnings
+
+import keras
+from keras import layers, ops
+from keras.src.backend import AutocastScope  # there is no public way to read a variable uncast
+
+from keras_norms.base import register
+from keras_norms.mean_only import MeanOnlyBatchNormalization
+from keras_norms.moments import Axes, instance_moments, pool, pool_replicas
+from keras_norms.tree import named_layers
+
+
+class _Kind(typing.NamedTuple):
+    """Layers with the same kernels: attribute -> (name of its gain, its axes of output units).
+
+    `affine`: they compute `activation(w.x + bias)`. `single`: and w is one kernel.
+    """
+
+    names: str
+    kernels: dict
+    affine: bool = True
+    single: bool = True
+
+
+_POINTWISE, _DEPTHWISE = ("gain", (-1,)), ("depthwise_gain", (-2, -1))
+_INPUT, _RECURRENT = ("gain", (-1,)), ("recurrent_gain", (-1,))
+_SEPARABLE = {"pointwise_kernel": _POINTWISE, "depthwise_kernel": _DEPTHWISE}
+_RNN = {"kernel": _INPUT, "recurrent_kernel": _RECURRENT}
+_EQUATION = ()  # in place of axes: those that the equation of the EinsumDense layer outputs
+_KINDS = (
+    _Kind("Dense Conv1D Conv2D Conv3D", {"kernel": ("gain", (-1,))}),
+    _Kind("Conv1DTranspose Conv2DTranspose Conv3DTranspose", {"kernel": ("gain", (-2,))}),
+    _Kind("DepthwiseConv1D DepthwiseConv2D", {"kernel": ("gain", (-2, -1))}),
+    _Kind("SeparableConv1D SeparableConv2D", _SEPARABLE, single=False),
+    _Kind("EinsumDense", {"kernel": ("gain", _EQUATION)}),
+    _Kind("Embedding", {"embeddings": ("gain", (0,))}, affine=False),
+    _Kind("SimpleRNN GRU LSTM", _RNN, affine=False),
+)
+
+
+@register
+class WeightNormalization(layers.Wrapper):
+    """Learns the length and the direction of weights apart (Salimans and Kingma, 2016).
+
+        w = gain * v / ||v||                              one norm per output unit
+        y = activation(w.x + bias)
+        y = activation(w.x - E_{n,s}[w.x] + bias)         with mean-only batch normalization
+
+    The kernel of the wrapped layer is `v`, and `gain` starts at `||v||`: the layer computes what
+    it did. Inference replaces the batch mean by a moving one. What the layer says of its kernel
+    (initializer, regularizer, constraint) concerns `v`. A unit that starts at `v = 0` stays 0.
+
+    Its own weights, each an attribute of its name: `gain`, of shape `(units,)`, where several
+    axes of units are flattened in the order of the kernel; `recurrent_gain` for the recurrent
+    kernel of an RNN, `depthwise_gain` for the depthwise kernel of a separable convolution. Under
+    Bidirectional the names begin with `forward_` and `backward_`.
+
+    Args:
+        layer: a Dense, Conv*, Conv*Transpose, DepthwiseConv*, SeparableConv*, EinsumDense,
+            Embedding (a norm per row), SimpleRNN, GRU or LSTM layer, or a Bidirectional one of
+            these RNNs. Its config stays as it is.
+        mean_only_batch_norm: whether to subtract the mean over the batch from `w.x`. The
+            attribute of this name is the `MeanOnlyBatchNormalization` layer that does it, or
+            None. Not for Embedding and RNNs. A mask leaves padded positions out of the mean.
+        momentum: float in [0, 1], what one training step keeps of the moving mean.
+        synchronized: whether the mean is that of all replicas of `tf.distribute` together.
+        kernels: names of the kernels to normalize, by default all: for RNNs among "kernel" and
+            "recurrent_kernel", for SeparableConv* "pointwise_kernel" and "depthwise_kernel".
+        **kwargs: arguments of `keras.layers.Layer`. `dtype` is that of `layer` by default.
+
+    Raises:
+        ValueError: for a layer without a floating-point kernel to normalize, for `kernels` that
+            it does not have, and for mean-only batch normalization where `w.x` is not to be had.
+
+    Reference:
+        [Weight Normalization](https://arxiv.org/abs/1602.07868), sections 2 to 4.
+    """
+
+    def __init__(
+        self,
+        layer,
+        mean_only_batch_norm=False,
+        momentum=0.9,
+        synchronized=False,
+        kernels=None,
+        **kwargs,
+    ):
+        kwargs.setdefault("dtype", getattr(layer, "dtype_policy", None))
+        super().__init__(layer, **kwargs)
+        self.autocast = False  # the wrapped layer casts, after its kernel is computed
+        self.supports_masking = layer.supports_masking
+        self.momentum = momentum
+        self.synchronized = synchronized
+        known = {name for part in _parts(layer).values() for name in _kind(part).kernels}
+        if kernels is not None and (not kernels or not set(kernels) <= known):
+            raise ValueError(
+                f"`kernels` lists which kernels to normalize, among {sorted(known)} for a "
+                f"{type(layer).__name__} layer. Received: kernels={kernels!r}"
+            )
+        self.kernels = kernels
+        self.mean_only_batch_norm = None
+        if mean_only_batch_norm:
+            obstacle = _not_affine(layer)
+            if obstacle:
+                raise ValueError(
+                    f"Mean-only batch normalization needs w.x, and {obstacle}. "
+                    f"Received: layer={layer}. Wrap it with mean_only_batch_norm=False."
+                )
+            self.mean_only_batch_norm = MeanOnlyBatchNormalization(
+                axis=_channel_axis(layer),
+                momentum=momentum,
+                center=False,
+                synchronized=synchronized,
+                dtype=layer.dtype_policy,
+                name="mean_only_batch_norm",
+            )
+
+    def build(self, input_shape):
+        super().build(input_shape)
+        for name, kernel, axes in self._kernels():
+            if not isinstance(kernel, keras.Variable) or "float" not in kernel.dtype:
+                raise ValueError(
+                    "WeightNormalization needs a kernel that is a floating-point variable. "
+                    f"Received: layer={self.layer}, which is quantized or has LoRA enabled. "
+                    "Wrap a layer without these."
+                )
+            gain = self.add_weight(
+                name=name,
+                shape=(math.prod(kernel.shape[axis] for axis in axes),),
+                # Not assigned here: the kernel may get its own value only after this method.
+                initializer=functools.partial(_initial_gain, kernel, axes),
+                dtype=_value(kernel).dtype,
+                autocast=False,
+            )
+            setattr(self, name, gain)
+        if self.mean_only_batch_norm is not None:
+            shape = tuple(self.layer.compute_output_shape(input_shape))
+            sizes = _unit_sizes(self.layer)
+            if len(sizes) > 1:
+                shape = (*shape[: -len(sizes)], math.prod(sizes))
+            self.mean_only_batch_norm.build(shape)
+
+    def call(self, inputs, initial_state=None, mask=None, training=None):
+        layer, norm = self.layer, self.mean_only_batch_norm
+        if norm is None:
+            arguments = self._arguments(initial_state, mask, training)
+            return _call_with(layer, self._weights(), inputs, **arguments)
+        x = _pre_activation(layer, self._weights(), inputs)
+        joined = _join_units(layer, x)
+        joined = norm(joined, mask=_align(mask, joined, norm.axis), training=training)
+        x = ops.reshape(joined, ops.shape(x))
+        if layer.bias is not None:
+            bias = ops.cast(_value(layer.bias), x.dtype)
+            x = x + (bias if norm.axis == -1 else ops.reshape(bias, (-1,) + (1,) * layer.rank))
+        x = layer.activation(x)
+        if layer.activity_regularizer is not None:
+            loss = layer.activity_regularizer(x)
+            layer.add_loss(ops.divide_no_nan(loss, ops.cast(ops.shape(x)[0], loss.dtype)))
+        return x
+
+    def initialize(self, x, mask=None):
+        """Gives every unit mean 0 and variance 1 over a batch, before the activation.
+
+            t = v.x / ||v||,  gain = 1 / std(t),  bias = -mean(t) / std(t)
+
+        With mean-only batch normalization the bias is 0, and the moving mean `mean(t) / std(t)`.
+        A unit that does not vary gets gain 1. No other call, and no `fit`, does any of this.
+
+        Args:
+            x: inputs of the layer, `(batch, ...)`.
+            mask: None, or boolean, `(batch, ...)`: the samples or output positions that count.
+
+        Returns:
+            The output of the layer for `x` in inference mode.
+
+        Raises:
+            ValueError: if the layer is not a Dense, Conv*, Conv*Transpose, DepthwiseConv* or
+                EinsumDense one, or has a bias that is not one number per output unit.
+
+        Reference:
+            [Weight Normalization](https://arxiv.org/abs/1602.07868), section 3.
+        """
+        obstacle = self._obstacle()
+        if obstacle:
+            raise ValueError(f"Data-dependent initialization needs another layer: {obstacle}.")
+        x = ops.convert_to_tensor(x)
+        if not self.built:
+            self.build(tuple(x.shape))
+        layer, norm = self.layer, self.mean_only_batch_norm
+        ((_, kernel, axes),) = self._kernels()
+        direction = {id(kernel): _scaled(kernel, ops.ones(self.gain.shape), axes)}
+        t = _join_units(layer, _pre_activation(layer, direction, x))
+        t = ops.cast(t, keras.backend.result_type(t.dtype, "float32"))
+        rank, channel = len(t.shape), _channel_axis(layer) % len(t.shape)
+        roles = Axes((0,), tuple(axis for axis in range(1, rank) if axis != channel), channel)
+        _, _, moments = instance_moments(t, roles, _align(mask, t, channel))
+        mean, variance, _ = pool_replicas(pool(moments, roles.batch))
+        mean, std = ops.reshape(mean, (-1,)), ops.reshape(ops.sqrt(variance), (-1,))
+        varies = std > 1e-6 * ops.abs(mean)  # less is rounding
+        gain = ops.where(varies, 1 / ops.where(varies, std, 1), 1)
+        self.gain.assign(gain)
+        if norm is not None:
+            norm.moving_mean.assign(mean * gain)
+        if layer.bias is not None:
+            bias = -mean * gain if norm is None else ops.zeros(layer.bias.shape)
+            layer.bias.assign(ops.reshape(bias, layer.bias.shape))
+        return type(self).call(self, x, mask=mask, training=False)
+
+    def remove(self):
+        """A new plain layer that computes what this one does at inference.
+
+        Returns:
+            A built layer of the class, config and name of the wrapped one, with kernel `w`. A
+            moving mean goes into its bias, which it gets if the wrapped layer has none.
+
+        Raises:
+            ValueError: if this layer is not built.
+        """
+        if not self.built:
+            raise ValueError(f"Layer {self.name!r} has no weights yet: call it before `remove()`.")
+        layer, norm, weights = self.layer, self.mean_only_batch_norm, self._weights()
+        config = layer.get_config()
+        if norm is not None:
+            config.update(_with_bias(layer))
+        plain = type(layer).from_config(config)
+        plain.build_from_config(layer.get_build_config())
+        old, new = _variables(layer), _variables(plain)
+        if norm is not None:
+            bias = 0 if layer.bias is None else _value(layer.bias)
+            bias = bias - ops.reshape(norm.moving_mean, _unit_sizes(layer))
+            plain.bias.assign(ops.reshape(bias, plain.bias.shape))
+            old = [variable for variable in old if variable is not layer.bias]
+            new = [variable for variable in new if variable is not plain.bias]
+        for target, source in zip(new, old, strict=True):
+            target.assign(weights.get(id(source), _value(source)))
+        return plain
+
+    def compute_mask(self, inputs, previous_mask):
+        return self.layer.compute_mask(inputs, previous_mask)
+
+    def compute_output_shape(self, input_shape):
+        return self.layer.compute_output_shape(input_shape)
+
+    def compute_output_spec(self, inputs, initial_state=None, mask=None, training=None):
+        arguments = self._arguments(initial_state, mask, training)
+        return self.layer.compute_output_spec(inputs, **arguments)
+
+    def get_config(self):
+        return {
+            **_without_build(super().get_config()),
+            "mean_only_batch_norm": self.mean_only_batch_norm is not None,
+            "momentum": self.momentum,
+            "synchronized": self.synchronized,
+            "kernels": None if self.kernels is None else list(self.kernels),
+        }
+
+    def _kernels(self):
+        """`(name of the gain, kernel, axes of its units)` of every kernel in use."""
+        for prefix, part in _parts(self.layer).items():
+            for attribute, (gain, axes) in _kind(part).kernels.items():
+                if self.kernels is None or attribute in self.kernels:
+                    kernel = getattr(getattr(part, "cell", part), attribute)
+                    yield prefix + gain, kernel, axes or _einsum_units(part)[1]
+
+    def _weights(self):
+        """`w` of every kernel in use, by the id of the kernel."""
+        return {
+            id(kernel): _scaled(kernel, getattr(self, name), axes)
+            for name, kernel, axes in self._kernels()
+        }
+
+    def _arguments(self, initial_state, mask, training):
+        """What the wrapped layer takes of the arguments of a call."""
+        arguments = {"mask": mask, "training": training}
+        accepted = self.layer.call_signature_parameters
+        arguments = {name: value for name, value in arguments.items() if name in accepted}
+        return arguments if initial_state is None else {**arguments, "initial_state": initial_state}
+
+    def _obstacle(self):
+        """Why this layer has no data-dependent initialization, or None."""
+        layer = self.layer
+        obstacle = _not_affine(layer)
+        if obstacle:
+            return obstacle
+        if not _kind(layer).single:
+            return f"{type(layer).__name__} has two kernels"
+        if isinstance(layer, layers.EinsumDense) and self.mean_only_batch_norm is None:
+            units, along = _einsum_units(layer)[0], layer.bias_axes
+            if along and set(along) != set(units):
+                return f"its bias is along {along!r}, and its units are along {units!r}"
+        return None
+
+
+def data_dependent_init(model, batch):
+    """Initializes every `WeightNormalization` of a model, in the order of the data.
+
+    One forward pass in inference mode, in which each layer gets what the layers before it
+    compute once initialized; see `WeightNormalization.initialize`. A layer that is used twice is
+    initialized at its first use. No other variable changes.
+
+    Args:
+        model: a model, which may nest others.
+        batch: `x`, or a tuple `(x, ...)` as in `fit`, where `x` is `(batch, ...)`.
+
+    Returns:
+        The paths, as in `keras_norms.tree.named_layers`, of the layers initialized, in that
+        order. A warning names those that were left out, and why.
+
+    Raises:
+        ValueError: if the model has no `WeightNormalization`.
+
+    Reference:
+        [Weight Normalization](https://arxiv.org/abs/1602.07868), section 3.
+    """
+    x = batch[0] if isinstance(batch, tuple) else batch
+    if not model.built:
+        with keras.StatelessScope():  # creates the weights, changes none
+            model(x, training=False)
+    wrappers = {
+        path: layer
+        for path, layer in named_layers(model).items()
+        if isinstance(layer, WeightNormalization)
+    }
+    if not wrappers:
+        raise ValueError(
+            "data_dependent_init needs a model with WeightNormalization layers. Received: "
+            f"model={model}. Wrap its layers, as in WeightNormalization(Dense(10))."
+        )
+    initialized = []
+
+    def initialize_once(path, layer):
+        def call(inputs, initial_state=None, mask=None, training=None):
+            if path in initialized:
+                return type(layer).call(layer, inputs, mask=mask, training=False)
+            initialized.append(path)
+            return layer.initialize(inputs, mask)
+
+        return call
+
+    left_out = {path: layer._obstacle() for path, layer in wrappers.items()}
+    able = {path: layer for path, layer in wrappers.items() if not left_out[path]}
+    with keras.StatelessScope() as scope:
+        try:
+            for path, layer in able.items():
+                layer.call = initialize_once(path, layer)
+            model(x, training=False)
+        finally:
+            for layer in able.values():
+                del layer.call
+    # The scope has kept all updates back, of seeds and states too. Only these take effect.
+    for path in initialized:
+        del left_out[path]
+        for variable in wrappers[path].variables:
+            value = scope.get_current_value(variable)
+            if value is not None:
+                variable.assign(value)
+    if left_out:
+        reasons = [f"{path} ({why or 'not called'})" for path, why in left_out.items()]
+        warnings.warn(f"data_dependent_init left out {', '.join(reasons)}.", stacklevel=2)
+    return initialized
+
+
+def _parts(layer):
+    """The layers in `layer` that have kernels, by the prefix of their gains."""
+    if isinstance(layer, layers.Bidirectional):
+        return {"forward_": layer.forward_layer, "backward_": layer.backward_layer}
+    return {"": layer}
+
+
+def _kind(layer):
+    for kind in _KINDS:
+        if isinstance(layer, tuple(getattr(layers, name) for name in kind.names.split())):
+            return kind
+    known = " ".join(kind.names for kind in _KINDS).replace(" ", ", ")
+    raise ValueError(
+        f"WeightNormalization needs a layer whose kernel it knows: {known}, or Bidirectional "
+        f"around an RNN. Received: layer={layer}"
+    )
+
+
+def _einsum_units(layer):
+    """Labels of the output units of an EinsumDense layer, and their axes in the kernel."""
+    operands, output = layer.equation.split("->")
+    kernel = operands.split(",")[1]
+    units = "".join(label for label in kernel if label in output)
+    if not 0 < len(units) < len(kernel):
+        raise ValueError(
+            "WeightNormalization needs an EinsumDense kernel with axes that are output units "
+            f"and axes that are summed over. Received: equation={layer.equation!r}"
+        )
+    return units, tuple(kernel.index(label) for label in units)
+
+
+def _not_affine(layer):
+    """Why the output units of `activation(w.x + bias)` are not to be had in `layer`, or None."""
+    if not all(_kind(part).affine for part in _parts(layer).values()):
+        return f"{type(layer).__name__} does not compute activation(w.x + bias)"
+    if isinstance(layer, layers.EinsumDense):
+        units, _ = _einsum_units(layer)
+        if not layer.equation.endswith(units):
+            return f"the units {units!r} are not the last axes of the output in {layer.equation!r}"
+    return None
+
+
+def _channel_axis(layer):
+    return 1 if getattr(layer, "data_format", None) == "channels_first" else -1
+
+
+def _unit_sizes(layer):
+    """The sizes of the last axes of the output, over which EinsumDense units may extend."""
+    if isinstance(layer, layers.EinsumDense):
+        return tuple(layer.kernel.shape[axis] for axis in _einsum_units(layer)[1])
+    return (-1,)
+
+
+def _join_units(layer, x):
+    """`x` with the axes of units, of which an EinsumDense output may have several, as one."""
+    sizes = _unit_sizes(layer)
+    if len(sizes) == 1:
+        return x
+    return ops.reshape(x, (*ops.shape(x)[: -len(sizes)], math.prod(sizes)))
+
+
+def _with_bias(layer):
+    """The config that gives `layer` a bias for every unit."""
+    if not isinstance(layer, layers.EinsumDense):
+        return {"use_bias": True}
+    covered = set(_einsum_units(layer)[0]) | set(layer.bias_axes or "")
+    output = layer.equation.split("->")[1]
+    return {"bias_axes": "".join(label for label in output if label in covered)}
+
+
+def _without_build(config):
+    """A config without the shapes that Keras adds to it once a layer is built."""
+    if not isinstance(config, dict):
+        return config
+    return {key: _without_build(value) for key, value in config.items() if key != "build_config"}
+
+
+def _value(variable):
+    """The value of a variable as it is stored; Keras may cast it, in the call of a layer."""
+    with AutocastScope(None):
+        return ops.convert_to_tensor(variable.value)
+
+
+def _squares(kernel, axes):
+    """`v`, in at least float32, and the sums of squares over all but `axes`, in the same rank."""
+    v = _value(kernel)
+    v = ops.cast(v, keras.backend.result_type(v.dtype, "float32"))
+    units = [axis % len(v.shape) for axis in axes]
+    others = tuple(axis for axis in range(len(v.shape)) if axis not in units)
+    return v, ops.sum(ops.square(v), others, keepdims=True)
+
+
+def _scaled(kernel, gain, axes):
+    """`gain * v / ||v||`; where `v = 0`, 0 with a finite gradient."""
+    v, squares = _squares(kernel, axes)
+    gain = ops.reshape(ops.cast(gain, v.dtype), squares.shape)
+    return ops.cast(v * (gain / ops.sqrt(ops.where(squares > 0, squares, 1))), _value(kernel).dtype)
+
+
+def _initial_gain(kernel, axes, shape, dtype=None):
+    return ops.cast(ops.reshape(ops.sqrt(_squares(kernel, axes)[1]), shape), dtype)
+
+
+def _variables(layer):
+    """All variables of `layer`; Keras leaves the states of a stateful RNN out."""
+    states = [getattr(sublayer, "states", None) for sublayer in layer._flatten_layers()]
+    found = [*layer.variables, *keras.tree.flatten(states)]
+    return list({id(v): v for v in found if isinstance(v, keras.Variable)}.values())
+
+
+def _call_with(layer, values, inputs, **arguments):
+    """Calls `layer` with `values`, by the id of a variable, in place of its variables' own.
+
+    The variables stay as they are, and gradients reach what the values are computed from.
+    """
+    variables = _variables(layer)
+    before = {id(variable): _value(variable) for variable in variables} | values
+    scope = keras.StatelessScope(collect_losses=True)
+    for variable in variables:  # all of them: this scope hides those around it
+        scope.add_update((variable, before[id(variable)]))
+    with scope:
+        outputs = layer(inputs, **arguments)
+        losses = [(sublayer, sublayer._get_own_losses()) for sublayer in layer._flatten_layers()]
+    for variable in variables:  # seeds of dropout, states of a stateful RNN
+        after = scope.get_current_value(variable)
+        if after is not before[id(variable)]:
+            variable.assign(after)
+    for sublayer, own in losses:
+        sublayer.add_loss(own)
+    return outputs
+
+
+def _pre_activation(layer, values, inputs):
+    """`w.x` by the layer itself, without bias, activation and the regularizer of that."""
+    if layer.bias is not None:
+        values = {**values, id(layer.bias): ops.zeros_like(_value(layer.bias))}
+    aside = layer.activation, layer.activity_regularizer
+    try:
+        layer.activation, layer.activity_regularizer = keras.activations.linear, None
+        return _call_with(layer, values, inputs)
+    finally:
+        layer.activation, layer.activity_regularizer = aside
+
+
+def _align(mask, x, channel):
+    """A mask over samples and positions, in the rank of `x`."""
+    if mask is None:
+        return None
+    given, positions = tuple(mask.shape), list(x.shape)
+    del positions[channel]
+    fits = all(None in pair or pair[0] == pair[1] for pair in zip(given, positions, strict=False))
+    if len(given) > len(positions) or not fits:
+        raise ValueError(
+            "A mask says which samples, or which positions of the output, count in the mean of "
+            f"w.x: it has the leading axes of {tuple(positions)}. Received: mask.shape={given}. "
+            "Take it away before a layer that changes the positions."
+        )
+    for _ in range(len(positions) - len(given)):
+        mask = ops.expand_dims(mask, -1)
+    return ops.cast(ops.expand_dims(mask, channel), "bool")

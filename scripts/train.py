@@ -1,0 +1,45 @@
+"""Trains an image classifier: `python scripts/train.py --norm sn --replicas 2`."""
+
+import contextlib
+import os
+import sys
+
+
+@contextlib.contextmanager
+def silent_libraries():
+    """Keeps what C++ libraries write to stderr while they load from the user."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    terminal, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(terminal, 2)
+        os.close(terminal)
+        os.close(nowhere)
+
+
+with silent_libraries():
+    import tyro
+    from absl import logging
+
+    from zoo.training import TrainOptions, train
+
+
+def main():
+    options = tyro.cli(TrainOptions)
+    logging.set_verbosity(logging.ERROR)
+    try:
+        record = train(options)
+    except (ValueError, FileExistsError, FloatingPointError) as error:
+        print("error:", " ".join(str(error).split()), file=sys.stderr)
+        sys.exit(2)
+    run, results = record["options"]["log_dir"], record["results"]
+    print(f"test accuracy: {results['accuracy']:.2%} after {results['seconds']:.0f} s")
+    if results["importance"]:
+        print(f"which statistics each layer chose: python scripts/preferences.py {run}")
+    print(f"curves: tensorboard --logdir {run}")
+
+
+if __name__ == "__main__":
+    main()

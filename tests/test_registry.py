@@ -1,0 +1,150 @@
+"""keras_norms.get."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import keras_norms
+
+SPECS = (
+    *keras_norms.NAMES,
+    "gn(groups=4)",
+    "sn(statistics=('instance', 'layer'))",
+    "in(scale=False)",
+)
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_spec_round_trips(spec):
+    norm = keras_norms.get(spec)
+    assert keras_norms.get(norm.spec) == norm
+    assert keras_norms.get(norm) is norm
+    assert norm.spec == spec
+
+
+def test_spelling_does_not_matter():
+    assert keras_norms.get(" gn( groups = 4 )") == keras_norms.get("gn(groups=4)")
+    assert keras_norms.get(None) == keras_norms.get("none") == keras_norms.get("none()")
+    assert keras_norms.get("gn(groups=4)") != keras_norms.get("gn(groups=2)")
+
+
+@pytest.mark.parametrize(
+    ("spec", "cls"),
+    [
+        ("none", layers.Identity),
+        ("bn", keras_norms.BatchNormalization),
+        ("ln", keras_norms.GroupNormalization),
+        ("rms", layers.RMSNormalization),
+        ("in", keras_norms.InstanceNormalization),
+        ("gn", keras_norms.GroupNormalization),
+        ("wn", layers.Identity),
+        ("wn_mobn", layers.Identity),
+        ("bin", keras_norms.BatchInstanceNormalization),
+        ("sn", keras_norms.SwitchableNormalization),
+    ],
+)
+def test_names(spec, cls):
+    norm = keras_norms.get(spec)
+    layer = norm.normalize("norm1", zero_init=True)
+    assert type(layer) is cls and layer.name == "norm1"
+    assert norm.normalize().name != norm.normalize().name
+    assert layer(np.ones((2, 4, 4, 8))).shape == (2, 4, 4, 8)
+    # The same numbers for all, so that comparisons compare norms.
+    assert getattr(layer, "epsilon", 1e-5) == 1e-5
+    assert getattr(layer, "momentum", 0.9) == 0.9
+    if getattr(layer, "gamma", None) is not None:
+        assert not np.any(layer.gamma)
+    if spec not in ("in", "bin"):
+        assert norm.normalize(batch_axis=(0, 1))(np.ones((2, 3, 8))).shape == (2, 3, 8)
+    dense = layers.Dense(3, name="dense1")
+    wrapped = norm.wrap(dense)
+    if spec.startswith("wn"):
+        assert isinstance(wrapped, keras_norms.WeightNormalization)
+        assert wrapped.layer is dense and wrapped.name == "dense1_wn"
+        assert (wrapped.mean_only_batch_norm is not None) == (spec == "wn_mobn")
+    else:
+        assert wrapped is dense
+    assert norm.use_bias == (spec in ("none", "rms", "wn", "wn_mobn"))
+
+
+def test_arguments_arrive():
+    layer = keras_norms.get("bn(momentum=0.5, epsilon=0.1, synchronized=True)").normalize()
+    assert (layer.momentum, layer.epsilon, layer.synchronized) == (0.5, 0.1, True)
+    assert keras_norms.get("bn(center=False)").use_bias
+    wrapped = keras_norms.get("wn_mobn(momentum=0.5)").wrap(layers.Dense(2))
+    wrapped.build((None, 3))
+    assert wrapped.mean_only_batch_norm and wrapped.momentum == 0.5
+    assert keras_norms.get("ln").normalize().groups == 1
+
+
+@pytest.mark.parametrize(("channels", "groups"), [(1, 1), (3, 1), (16, 8), (24, 12), (64, 32)])
+def test_plain_gn_divides_the_channels(channels, groups):
+    layer = keras_norms.get("gn").normalize()
+    x = np.random.default_rng(0).normal(size=(2, 4, channels)).astype("float32")
+    plain = keras_norms.GroupNormalization(groups, epsilon=1e-5)
+    np.testing.assert_array_equal(layer(x), plain(x))
+
+
+def test_ln_per_token_is_keras_layer_normalization():
+    x = np.random.default_rng(0).normal(size=(2, 5, 8)).astype("float32")
+    layer = keras_norms.get("ln").normalize(batch_axis=(0, 1))
+    np.testing.assert_allclose(layer(x), layers.LayerNormalization(epsilon=1e-5)(x), atol=1e-6)
+
+
+def test_config_class_and_function():
+    config = keras.saving.serialize_keras_object(keras_norms.GroupNormalization(4, epsilon=0.5))
+    for spec in (config, lambda: keras_norms.GroupNormalization(4, epsilon=0.5)):
+        norm = keras_norms.get(spec)
+        layer = norm.normalize("n", batch_axis=(0, 1), zero_init=True)
+        assert (layer.groups, layer.epsilon, layer.batch_axis, layer.name) == (4, 0.5, (0, 1), "n")
+        assert not norm.use_bias and norm.spec == spec and keras_norms.get(norm.spec) == norm
+        assert layer is not norm.normalize("n")
+    norm = keras_norms.get(layers.BatchNormalization)
+    assert type(norm.normalize("n")) is layers.BatchNormalization
+    assert norm.normalize(zero_init=True).gamma_initializer.get_config() == {}
+    with pytest.raises(ValueError, match=r"BatchNormalization has no `batch_axis`.*\(0, 1\)"):
+        norm.normalize("n", batch_axis=(0, 1))
+
+
+def test_follows_the_dtype_policy_where_it_is_used():
+    norm = keras_norms.get("bn")
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        assert norm.normalize().compute_dtype == "bfloat16"
+    finally:
+        keras.config.set_dtype_policy(policy)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "batch",
+        "",
+        "gn(16)",
+        "gn(groups=0)",
+        "gn(groups=x)",
+        "gn(group=4)",
+        "gn(",
+        "gn; bn",
+        "none(epsilon=1)",
+        "ln(groups=2)",
+        "wn(mean_only_batch_norm=True)",
+        "bn(batch_axis=1)",
+        "bn(name='x')",
+        "wn_mobn(epsilon=1)",
+        "sn(statistics=('batch', 'batch'))",
+        "__import__('os')",
+        3,
+        dict,
+        layers.Bidirectional,
+    ],
+)
+def test_bad_spec_is_a_value_error_that_names_what_was_received(spec):
+    with pytest.raises((ValueError, TypeError)) as error:
+        keras_norms.get(spec)
+    if isinstance(spec, (str, int)):
+        assert isinstance(error.value, ValueError) and repr(spec) in str(error.value)
+    if spec in ("batch", "", 3):
+        assert all(repr(name) in str(error.value) for name in keras_norms.NAMES)

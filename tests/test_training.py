@@ -1,0 +1,315 @@
+"""zoo.training and scripts/train.py: a run does what its options say, and writes it down."""
+
+import dataclasses
+import importlib.util
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_norms
+from keras_norms import analysis
+from zoo import data, training
+from zoo.resnet import CIFAR
+
+ROOT = pathlib.Path(__file__).parent.parent
+SCRIPT = ROOT / "scripts" / "train.py"
+EPOCHS, TRAIN, BATCH, REPLICAS = 2, 300, 16, 2
+STEPS = TRAIN // (BATCH * REPLICAS)
+
+
+def run_script(*arguments):
+    """A process of its own, as a user starts it."""
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    return subprocess.run(
+        [sys.executable, SCRIPT, *arguments],
+        env={**os.environ, "PYTHONPATH": path, "COLUMNS": "200"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+
+
+@pytest.fixture
+def script(monkeypatch, capsys):
+    """Runs the script's `main` in this process: `(exit code, stdout, stderr)`."""
+    spec = importlib.util.spec_from_file_location("train_script", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["train.py", *map(str, arguments)])
+        code = 0
+        try:
+            module.main()
+        except SystemExit as stop:
+            code = stop.code
+        return code, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def small(monkeypatch, tmp_path):
+    """Options of a run that takes seconds."""
+    monkeypatch.setitem(CIFAR, 8, ("basic", (1, 1, 1)))
+    return training.TrainOptions(
+        model="resnet8",
+        width=0.25,
+        epochs=1,
+        train_examples=64,
+        test_examples=20,
+        log_dir=str(tmp_path / "run"),
+    )
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run of the script on two replicas: `(folder, what it printed)`."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    done = run_script(
+        *("--model", "resnet20", "--norm", "sn", "--dataset", "digits", "--width", "0.25"),
+        *("--epochs", str(EPOCHS), "--batch-size", str(BATCH), "--replicas", str(REPLICAS)),
+        *("--train-examples", str(TRAIN), "--test-examples", "70", "--log-dir", str(folder)),
+    )
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr.strip(), "nothing but progress and results is shown"
+    return folder, done.stdout
+
+
+def record(folder):
+    return json.loads((folder / "run.json").read_text())
+
+
+def load(path):
+    # A process of its own wrote it: nothing but the packages knows what is in it.
+    return keras.saving.load_model(path)
+
+
+# What a run writes.
+
+
+def test_output_tells_batch_rate_and_results(run):
+    folder, output = run
+    assert "global batch: 32 = 16 x 2 replica(s), 9 steps per epoch" in output
+    assert "learning rate: 0.025 = 0.1 * 32 / 128" in output
+    assert f"Epoch {EPOCHS}/{EPOCHS}" in output
+    assert f"test accuracy: {record(folder)['results']['accuracy']:.2%}" in output
+    assert f"python scripts/preferences.py {folder}" in output
+    assert f"tensorboard --logdir {folder}" in output
+
+
+def test_record_is_complete(run):
+    folder, _ = run
+    content = record(folder)
+    options, versions, results = (content[part] for part in ("options", "versions", "results"))
+    assert set(options) == {field.name for field in dataclasses.fields(training.TrainOptions)}
+    assert options["log_dir"] == str(folder) and options["batch_size"] == BATCH
+    assert versions["keras"] == keras.__version__
+    assert versions["keras_norms"] == keras_norms.__version__
+    assert {"python", "tensorflow", "tensorflow-datasets"} < set(versions)
+    assert results["global_batch"] == BATCH * REPLICAS and results["steps_per_epoch"] == STEPS
+    assert results["learning_rate"] == pytest.approx(0.025)
+    assert 0 < results["seconds_per_step"] < results["seconds"]
+    assert results["saved_model_difference"] < 1e-5
+    history = results["history"]
+    assert set(history) == {
+        prefix + name for prefix in ("", "val_") for name in ("loss", "accuracy", "cross_entropy")
+    }
+    assert all(len(values) == EPOCHS for values in history.values())
+    assert results["accuracy"] == history["val_accuracy"][-1]
+
+
+def test_saved_model_exported_and_checkpoint_agree(run):
+    folder, _ = run
+    results = record(folder)["results"]
+    images = data.load("digits", test_examples=70)
+    x = np.stack([images.prepare(x, None) for x, _ in images.test])
+    y = np.array([y for _, y in images.test.as_numpy_iterator()])
+    model = load(folder / "model.keras")
+    logits = model(x, training=False).numpy()
+    exported = tf.saved_model.load(str(folder / "saved_model"))
+    np.testing.assert_allclose(exported.serve(x), logits, atol=1e-5)
+    last = load(folder / "checkpoints" / "last.keras")
+    np.testing.assert_allclose(last(x, training=False), logits, atol=1e-6)
+    # 70 is no multiple of 32: the metrics leave out what fills the last batch.
+    log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    assert results["accuracy"] == pytest.approx(np.mean(logits.argmax(-1) == y), abs=1e-6)
+    expected = -log_p[np.arange(len(y)), y].mean()
+    assert results["cross_entropy"] == pytest.approx(expected, rel=1e-4)
+    assert results["parameters"] == model.count_params()
+    assert results["importance"] == analysis.importance(model)
+    assert int(last.optimizer.iterations) == EPOCHS * STEPS
+    assert not (folder / "checkpoints" / "next.keras").exists()
+
+
+def test_events_can_be_read(run):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    folder, _ = run
+
+    def curve(part, name):
+        events = EventAccumulator(str(folder / "tensorboard" / part), {"tensors": 0}).Reload()
+        return [tf.make_ndarray(event.tensor_proto).item() for event in events.Tensors(name)]
+
+    results = record(folder)["results"]
+    for part, prefix in (("train", ""), ("validation", "val_")):
+        logged = curve(part, "epoch_accuracy")
+        np.testing.assert_allclose(logged, results["history"][prefix + "accuracy"], rtol=1e-6)
+    rates = curve("train", "epoch_learning_rate")
+    # A cosine, after half of its steps and at its end.
+    np.testing.assert_allclose(rates, [0.025 / 2, 0], atol=1e-9)
+    text = curve("", "run").pop().decode()
+    assert "| global_batch | 32 |" in text and "| norm | sn |" in text
+    preferences = analysis.read(folder)
+    assert sorted(preferences.history) == [0, STEPS, EPOCHS * STEPS]
+    assert preferences.options["norm"] == "sn"
+    for path, kinds in results["importance"].items():
+        for kind, shares in kinds.items():
+            logged = preferences.history[EPOCHS * STEPS][path][kind]
+            assert logged == pytest.approx(shares, abs=1e-6)
+
+
+# Errors, and what is refused.
+
+
+def test_help_explains_every_option():
+    done = run_script("--help")
+    assert done.returncode == 0
+    for field in dataclasses.fields(training.TrainOptions):
+        assert f"--{field.name.replace('_', '-')} " in done.stdout.replace(",", " ")
+
+
+def test_a_bad_norm_is_one_line():
+    done = run_script("--norm", "sm")
+    assert done.returncode == 2 and not done.stdout
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: A norm is one of 'none', 'bn'") and "Received: 'sm'" in line
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--model", "resnet21"], "Unknown model 'resnet21'. Known: resnet20, "),
+        (["--model", "vgg"], "Unknown model 'vgg'"),
+        (["--dataset", "no_such_set"], "Unknown dataset 'no_such_set'"),
+        (["--norm", "gn(groups=5)"], "groups"),
+        (["--batch-size", 0], "batch_size must be positive"),
+        (["--batch-size", 2000], "do not fill one global batch"),
+        (["--epochs", 2, "--warmup-epochs", 2], "warmup_epochs must be fewer than epochs"),
+        (["--replicas", 99], "99 replicas"),
+        (["--norm", "bn", "--control-multiplier", 2], "control_multiplier has no effect"),
+        (["--norm", "bin", "--decay-controls", "True"], "decay_controls has no effect"),
+        (["--log-every", -1], "log_every must be positive"),
+    ],
+)
+def test_options_that_cannot_be_honoured(script, tmp_path, arguments, message):
+    code, out, err = script("--log-dir", tmp_path / "run", *arguments)
+    assert code == 2
+    (line,) = err.splitlines()
+    assert line.startswith("error: ") and message in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_is_not_overwritten_unless_asked(small, script, tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "model.keras").write_text("precious")
+    (folder / "notes.txt").write_text("mine")
+    code, _, err = script("--log-dir", folder)
+    (line,) = err.splitlines()
+    assert code == 2 and "--log-dir" in line and "--overwrite" in line and str(folder) in line
+    assert (folder / "model.keras").read_text() == "precious"
+    training.train(dataclasses.replace(small, norm="bn", overwrite=True))
+    assert load(folder / "model.keras").name == "resnet8"
+    assert (folder / "notes.txt").read_text() == "mine"
+
+
+def test_a_loss_that_is_no_number_ends_the_run(small, tmp_path):
+    options = dataclasses.replace(small, norm="none", learning_rate=1e30, epochs=3)
+    with pytest.raises(FloatingPointError, match="The loss is (nan|inf) after step . of epoch 1"):
+        training.train(options)
+    assert record(tmp_path / "run")["results"] is None
+
+
+# What options do.
+
+
+def test_default_log_dir_names_the_run(small, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options = dataclasses.replace(small, norm="gn(groups=2)", log_dir=None, seed=3)
+    folder = training.train(options)["options"]["log_dir"]
+    assert folder == "runs/resnet8-gn_groups=2_-digits-b32x1-s3"
+    assert record(tmp_path / folder)["options"]["seed"] == 3
+
+
+def test_bin_moves_its_gates_fast_and_free(small, tmp_path):
+    results = training.train(dataclasses.replace(small, norm="bin"))["results"]
+    model = load(tmp_path / "run" / "model.keras")
+    assert model.optimizer.control_multiplier == 10 and model.optimizer.l2 == 1e-4
+    gates = np.concatenate([gate.numpy() for gate in keras_norms.control_variables(model)])
+    assert gates.min() >= 0 and gates.max() <= 1 and (gates < 1).any()
+    assert set(results["importance"]["stem_norm"]) == {"gate"}
+    preferences = analysis.read(tmp_path / "run")
+    assert preferences.history.keys() == {0, 2}
+
+
+def test_options_for_the_controls(small, tmp_path):
+    options = dataclasses.replace(small, norm="sn", control_multiplier=3.0, decay_controls=False)
+    training.train(dataclasses.replace(options, precision="mixed_float16", l2=0.01, log_every=1))
+    optimizer = load(tmp_path / "run" / "model.keras").optimizer.inner_optimizer
+    assert optimizer.control_multiplier == 3 and optimizer.l2 == 0.01
+    assert set(optimizer.control_paths) <= set(optimizer.no_decay_paths)
+    assert analysis.read(tmp_path / "run").history.keys() == {0, 1, 2}
+    assert keras.config.dtype_policy().name == "float32", "the policy of the process is back"
+
+
+def test_weight_norm_starts_from_the_data(small, tmp_path):
+    training.train(dataclasses.replace(small, norm="wn_mobn", learning_rate=1e-12, l2=0.0))
+    model = load(tmp_path / "run" / "model.keras")
+    stem = model.get_layer("stem_conv_wn")
+    batch, _ = next(iter(data.load("digits", train_examples=64).train_batches(32, seed=0)))
+    outputs = stem(batch, training=True).numpy()
+    np.testing.assert_allclose(outputs.std((0, 1, 2)), 1, atol=1e-3)
+    np.testing.assert_allclose(outputs.mean((0, 1, 2)), 0, atol=1e-3)
+
+
+def test_seed_decides_the_run(small):
+    def losses(seed):
+        options = dataclasses.replace(small, seed=seed, overwrite=True, norm="bn")
+        return training.train(options)["results"]["history"]["loss"]
+
+    assert losses(0) == pytest.approx(losses(0), rel=1e-5)
+    assert losses(0) != pytest.approx(losses(1), rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    "schedule, warmup, expected",
+    [
+        ("cosine", 0, {0: 1, 20: 0.5, 40: 0}),
+        ("cosine", 1, {0: 0, 5: 0.5, 10: 1, 25: 0.5, 40: 0}),
+        ("step", 0, {0: 1, 19: 1, 20: 0.1, 29: 0.1, 30: 0.01, 39: 0.01}),
+        ("step", 1, {0: 0.1, 1: 0.2, 8: 0.9, 9: 1, 10: 1, 19: 1, 20: 0.1, 30: 0.01}),
+    ],
+)
+def test_schedules(schedule, warmup, expected):
+    options = training.TrainOptions(schedule=schedule, warmup_epochs=warmup, epochs=4)
+    rates = training._schedule(options, rate=2.0, steps=10)
+    for step, rate in expected.items():
+        assert float(rates(step)) == pytest.approx(2 * rate, abs=1e-6), step
+
+
+def test_imagenet_nets_have_their_own_reference_batch(small, capsys, monkeypatch):
+    from zoo.resnet import IMAGENET
+
+    monkeypatch.setitem(IMAGENET, 10, ("basic", (1, 1, 1, 1)))
+    options = dataclasses.replace(small, model="resnet10", norm="bn", schedule="step")
+    results = training.train(options)["results"]
+    assert results["learning_rate"] == pytest.approx(0.1 * 32 / 256)
+    assert "learning rate: 0.0125 = 0.1 * 32 / 256, step over 1 epochs" in capsys.readouterr().out

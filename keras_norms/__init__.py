@@ -7,15 +7,11 @@ from keras_norms.group import GroupNormalization
 from keras_norms.instance import InstanceNormalization
 from keras_norms.mean_only import MeanOnlyBatchNormalization
 from keras_norms.optimizers import configure_optimizer, control_variables, no_decay_variables
+from keras_norms.registry import NAMES, get
 from keras_norms.statistics import freeze, recalibrate, unfreeze
 from keras_norms.switchable import SwitchableNormalization
 from keras_norms.version import __version__
-
-try:  # TEMPORARY while weight.py is being written
-    from keras_norms.weight import WeightNormalization, data_dependent_init
-    from keras_norms.registry import NAMES, get
-except (ImportError, NameError):
-    pass
+from keras_norms.weight import WeightNormalization, data_dependent_init
 
 __all__ = [
     "NAMES",

@@ -47,12 +47,12 @@ def switched_layers(model):
     return {
         path: layer
         for path, layer in named_layers(model).items()
-        if isinstance(layer, Normalization) and hasattr(layer, "importance") and layer.built
+        if isinstance(layer, Normalization) and hasattr(layer, "importance")
     }
 
 
 def importance(model):
-    """What each layer of a built model chose, nested layers included, without any log.
+    """What each built layer of a model chose, nested layers included, without any log.
 
     Args:
         model: a Keras model.
@@ -60,7 +60,8 @@ def importance(model):
     Returns:
         `{layer path: layer.importance()}` in model order; `{}` if no layer has such weights.
     """
-    return {path: layer.importance() for path, layer in switched_layers(model).items()}
+    layers = switched_layers(model)
+    return {path: layer.importance() for path, layer in layers.items() if layer.built}
 
 
 def stage(path):

@@ -63,22 +63,25 @@ class SwitchLogger(keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         self._started = self._has_metrics = False
         self._writer = self._step = self._drawn = None
+        self._first, self._batches = None, 0
 
     def on_epoch_begin(self, epoch, logs=None):
         # Not in on_train_begin, where a callback after this one may yet restore a checkpoint.
-        if not self._started:
-            self._start()
+        if self._first is None:
+            self._first = self._iterations()
         self._epoch_start = self._batches
+        self._start()
 
     def on_train_batch_end(self, batch, logs=None):
-        if self.every == "epoch":
-            return
         # `batch` advances by more than one where a call of the training function runs several.
-        before, self._batches = self._batches, self._epoch_start + batch + 1
-        if self._batches // self.every > before // self.every:
-            self._write_scalars()
+        before, self._batches = self._batches, max(self._batches, self._epoch_start + batch + 1)
+        if self.every != "epoch":
+            self._start()
+            if (self._first + self._batches) // self.every > (self._first + before) // self.every:
+                self._write_scalars()
 
     def on_epoch_end(self, epoch, logs=None):
+        self._start(last_chance=True)
         if self._writer is not None:
             self._write_scalars()
             self._write_metrics(logs or {})
@@ -93,10 +96,19 @@ class SwitchLogger(keras.callbacks.Callback):
             self._writer.close()
             self._writer = None
 
-    def _start(self):
-        """Writes the state before the first batch, and what is written once."""
-        self._started, self._batches = True, self._iterations()
-        table = importance(self.model)
+    def _start(self, last_chance=False):
+        """Writes what is written once and the first state, as soon as there is one.
+
+        That is before the first batch, but for a model that its first batch builds.
+        """
+        if self._started:
+            return
+        built = self.model.built and all(
+            layer.built for layer in switched_layers(self.model).values()
+        )
+        if not built and not last_chance:
+            return
+        self._started, table = True, importance(self.model)
         if not table:
             warnings.warn(
                 f"SwitchLogger has nothing to log: the model {self.model.name!r} has no layer with "
@@ -115,9 +127,13 @@ class SwitchLogger(keras.callbacks.Callback):
 
     def _iterations(self):
         optimizer = getattr(self.model, "optimizer", None)
-        if optimizer is None:  # a training step of the user's own
-            return self._batches
-        return int(ops.convert_to_numpy(optimizer.iterations))
+        if optimizer is not None:
+            step = int(ops.convert_to_numpy(optimizer.iterations))
+            if not self._batches or step > self._first:
+                return step
+        # A `train_step` of the user's own may leave the model's optimizer alone.
+        accumulated = getattr(optimizer, "gradient_accumulation_steps", None) or 1
+        return self._first + self._batches // accumulated
 
     def _write_scalars(self):
         step = self._iterations()
@@ -133,7 +149,7 @@ class SwitchLogger(keras.callbacks.Callback):
                         if (kind, statistic) != ("gate", "instance"):  # which is 1 - batch
                             tf.summary.scalar(tag(path, kind, statistic), share)
             for path, layer in switched_layers(self.model).items():
-                if "gate" in table[path]:
+                if "gate" in table.get(path, ()):
                     tf.summary.histogram(f"gates/{path}", ops.convert_to_numpy(layer.gate))
             for part, kinds in self._preferences.means().items():
                 for statistic, share in (kinds.get("both") or kinds["gate"]).items():

@@ -30,7 +30,7 @@ def stacked_bars(preferences):
     """
     layers = preferences.last
     stages = [stage(path) for path in layers]
-    figure, axes, places, pitch = _panels(layers.values(), stages, _title(preferences), height=1.9)
+    figure, axes, places, _ = _panels(layers.values(), stages, _names(layers), _title(preferences))
     for kind, axis in axes.items():
         bottom = np.zeros(len(layers))
         for s in preferences.statistics:
@@ -38,7 +38,6 @@ def stacked_bars(preferences):
             axis.bar(places, shares, width=0.88, bottom=bottom, color=COLOURS[s], label=LABELS[s])
             bottom += shares
         axis.set(ylim=(0, 1), ylabel=TITLES[kind])
-    _name_bars(axes, places, pitch, stages, _short_names(layers))
     _legend(figure, preferences.statistics)
     return figure
 
@@ -56,7 +55,11 @@ def heat_map(preferences):
     stages = [stage(path) for path in layers]
     used = preferences.statistics[::-1]
     figure, axes, places, pitch = _panels(
-        layers.values(), stages, _title(preferences), height=0.3 * len(used) + 0.2
+        layers.values(),
+        stages,
+        _names(layers),
+        _title(preferences),
+        height=0.3 * len(used) + 0.2,
     )
     for kind, axis in axes.items():
         shares = np.array(
@@ -84,7 +87,6 @@ def heat_map(preferences):
         axis.set_yticks(range(len(used)), [LABELS[s] for s in used], fontsize=8)
         axis.set(ylabel=TITLES[kind].replace(" for", "\nfor"), ylim=(-0.5, len(used) - 0.5))
         axis.spines[:].set_visible(False)
-    _name_bars(axes, places, pitch, stages, _short_names(layers))
     bar = figure.colorbar(colours, ax=list(axes.values()), pad=0.01, aspect=15)
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=8)
@@ -110,9 +112,9 @@ def compared_bars(comparison):
     names = [label.removeprefix(f"{option}=") for _, label in bars]
     title = "means over the layers"
     if any(len(runs) > 1 for runs in comparison.groups.values()):
-        title += " and over seeds, with their standard deviation"
+        title += " and seeds; lines show the spread"
     stages = [part for part, _ in bars]
-    figure, axes, places, pitch = _panels(weights, stages, title, height=1.9)
+    figure, axes, places, _ = _panels(weights, stages, names, title)
     used = [s for s in LABELS if any(s in run.statistics for run in comparison.runs)]
     for kind, axis in axes.items():
         bottom = np.zeros(len(bars))
@@ -126,7 +128,6 @@ def compared_bars(comparison):
             axis.errorbar(places, middle, spread, fmt="none", ecolor=ink, elinewidth=1, capsize=2)
             bottom += shares
         axis.set(ylim=(0, 1), ylabel=TITLES[kind])
-    _name_bars(axes, places, pitch, stages, names)
     list(axes.values())[-1].set_xlabel(option, fontsize=8)
     _legend(figure, used)
     return figure
@@ -141,12 +142,13 @@ def pixels(figure, dpi=100):
     return np.asarray(canvas.buffer_rgba())
 
 
-def _panels(weights, stages, title, height):
-    """A figure with a panel below each other for each kind, wide enough for all bars.
+def _panels(weights, stages, names, title, height=1.9):
+    """A figure with a panel for each kind below each other, large enough for all bars and names.
 
     Args:
         weights: for each bar its `{kind: ...}`.
-        stages: for each bar its stage.
+        stages: for each bar its stage, written above the panels.
+        names: for each bar its name, written below them.
         title: str.
         height: height of a panel, in inches.
 
@@ -159,10 +161,12 @@ def _panels(weights, stages, title, height):
     steps = [1 + GAP * (a != b) for a, b in itertools.pairwise(stages)]
     places = np.cumsum([0, *steps])
     pitch = min(0.32, max(0.16, 14 / len(places)))
-    size = (max(5, 1.6 + pitch * (places[-1] + 1)), 1.4 + height * len(kinds))
+    rotated = max(map(len, names)) > 3
+    below = 0.065 * max(map(len, names)) if rotated else 0.3
+    size = (max(5, 1.6 + pitch * (places[-1] + 1)), 0.6 + height * len(kinds) + below)
     figure = figures.Figure(figsize=size, dpi=150, layout="constrained")
     axes = figure.subplots(len(kinds), sharex=True, squeeze=False)[:, 0]
-    room = int(12 * size[0])  # characters
+    room = int(12 * (size[0] - 1))  # characters, left of the legend
     title = title if len(title) <= room else f"...{title[3 - room :]}"
     figure.suptitle(title, fontsize=10, x=0.01, ha="left")
     for axis in axes:
@@ -170,6 +174,8 @@ def _panels(weights, stages, title, height):
         axis.tick_params(labelsize=8, length=0)
         axis.yaxis.label.set_fontsize(8)
         axis.set_xlim(-0.7, places[-1] + 0.7)
+    axes[-1].set_xticks(places, names, rotation=90 * rotated, fontsize=SMALL)
+    _name_stages(axes[0], places, pitch, stages)
     return figure, dict(zip(kinds, axes, strict=True)), places, pitch
 
 
@@ -181,12 +187,9 @@ def _runs(stages):
     ]
 
 
-def _name_bars(axes, places, pitch, stages, names):
-    """Bar names below the last panel, and stage names over a line above the first."""
-    first, last = list(axes.values())[0], list(axes.values())[-1]
-    rotation = 90 if max(map(len, names)) > 3 else 0
-    last.set_xticks(places, names, rotation=rotation, fontsize=SMALL)
-    over = first.get_xaxis_transform()
+def _name_stages(axis, places, pitch, stages):
+    """The name of each stage, on a line over its bars."""
+    over = axis.get_xaxis_transform()
     spans = [(name, places[bars]) for name, bars in _runs(stages)]
     width = 0.075 / pitch  # of a character, in widths of a bar
     crowded = any(
@@ -196,8 +199,8 @@ def _name_bars(axes, places, pitch, stages, names):
     style = {"rotation": 40, "ha": "left"} if crowded else {"ha": "center"}
     for name, bars in spans:
         ends = bars[0] - 0.44, bars[-1] + 0.44
-        first.plot(ends, (1.04, 1.04), transform=over, color="0.4", lw=1, clip_on=False)
-        first.text(bars.mean(), 1.07, name, transform=over, va="bottom", fontsize=8, **style)
+        axis.plot(ends, (1.04, 1.04), transform=over, color="0.4", lw=1, clip_on=False)
+        axis.text(bars.mean(), 1.07, name, transform=over, va="bottom", fontsize=8, **style)
 
 
 def _title(preferences):
@@ -205,7 +208,7 @@ def _title(preferences):
     return f"{preferences.name}, step {step}" if len(preferences.history) > 1 else preferences.name
 
 
-def _short_names(paths):
+def _names(paths):
     """Own names of layers without their stage, which stands above them."""
     own = [path.rsplit("/", 1)[-1] for path in paths]
     return [name.split("_", 1)[-1] for name in own]

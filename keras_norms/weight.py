@@ -27,10 +27,8 @@ class _Kind(typing.NamedTuple):
     single: bool = True
 
 
-_POINTWISE, _DEPTHWISE = ("gain", (-1,)), ("depthwise_gain", (-2, -1))
-_INPUT, _RECURRENT = ("gain", (-1,)), ("recurrent_gain", (-1,))
-_SEPARABLE = {"pointwise_kernel": _POINTWISE, "depthwise_kernel": _DEPTHWISE}
-_RNN = {"kernel": _INPUT, "recurrent_kernel": _RECURRENT}
+_SEPARABLE = {"pointwise_kernel": ("gain", (-1,)), "depthwise_kernel": ("depthwise_gain", (-2, -1))}
+_RNN = {"kernel": ("gain", (-1,)), "recurrent_kernel": ("recurrent_gain", (-1,))}
 _EQUATION = ()  # in place of axes: those that the equation of the EinsumDense layer outputs
 _KINDS = (
     _Kind("Dense Conv1D Conv2D Conv3D", {"kernel": ("gain", (-1,))}),
@@ -105,7 +103,7 @@ class WeightNormalization(layers.Wrapper):
         self.kernels = kernels
         self.mean_only_batch_norm = None
         if mean_only_batch_norm:
-            obstacle = _not_affine(layer)
+            obstacle = _why_not_affine(layer)
             if obstacle:
                 raise ValueError(
                     f"Mean-only batch normalization needs w.x, and {obstacle}. "
@@ -185,7 +183,7 @@ class WeightNormalization(layers.Wrapper):
         Reference:
             [Weight Normalization](https://arxiv.org/abs/1602.07868), section 3.
         """
-        obstacle = self._obstacle()
+        obstacle = self._why_not_initialize()
         if obstacle:
             raise ValueError(f"Data-dependent initialization needs another layer: {obstacle}.")
         x = ops.convert_to_tensor(x)
@@ -281,10 +279,10 @@ class WeightNormalization(layers.Wrapper):
         arguments = {name: value for name, value in arguments.items() if name in accepted}
         return arguments if initial_state is None else {**arguments, "initial_state": initial_state}
 
-    def _obstacle(self):
+    def _why_not_initialize(self):
         """Why this layer has no data-dependent initialization, or None."""
         layer = self.layer
-        obstacle = _not_affine(layer)
+        obstacle = _why_not_affine(layer)
         if obstacle:
             return obstacle
         if not _kind(layer).single:
@@ -342,7 +340,7 @@ def data_dependent_init(model, batch):
 
         return call
 
-    left_out = {path: layer._obstacle() for path, layer in wrappers.items()}
+    left_out = {path: layer._why_not_initialize() for path, layer in wrappers.items()}
     able = {path: layer for path, layer in wrappers.items() if not left_out[path]}
     with keras.StatelessScope() as scope:
         try:
@@ -396,7 +394,7 @@ def _einsum_units(layer):
     return units, tuple(kernel.index(label) for label in units)
 
 
-def _not_affine(layer):
+def _why_not_affine(layer):
     """Why the output units of `activation(w.x + bias)` are not to be had in `layer`, or None."""
     if not all(_kind(part).affine for part in _parts(layer).values()):
         return f"{type(layer).__name__} does not compute activation(w.x + bias)"
@@ -443,7 +441,7 @@ def _without_build(config):
 
 
 def _value(variable):
-    """The value of a variable as it is stored; Keras may cast it, in the call of a layer."""
+    """The value of a variable as it is stored: in a call Keras would cast it to compute in."""
     with AutocastScope(None):
         return ops.convert_to_tensor(variable.value)
 

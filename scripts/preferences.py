@@ -62,7 +62,8 @@ def show(options):
         if options.output:
             folder = options.output / f"{number}-{path.name}" if compared else options.output
         folder.mkdir(parents=True, exist_ok=True)
-        print(run.text(), *comparison.claims(run), sep="\n")
+        print(run.text(), "\nWhat this one run shows of the published findings:", sep="\n")
+        print(*comparison.claims(run), sep="\n")
         if not compared:
             print(comparison.batch_size_claim(comparison.compare(runs)))
         figures.stacked_bars(run).savefig(folder / "preferences.png")
@@ -71,7 +72,7 @@ def show(options):
         run.to_json(folder / "preferences.json")
         print(f"\nfigure: {folder / 'preferences.png'} (also preferences_map.png, .csv, .json)")
         if run.log_dir:
-            print(f"curves: tensorboard --logdir {run.log_dir}")
+            print(f"curves: tensorboard --logdir {path}")
         print()
     if compared:
         folder = options.output or options.runs[0].parent

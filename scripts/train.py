@@ -31,7 +31,7 @@ def main():
     logging.set_verbosity(logging.ERROR)
     try:
         record = train(options)
-    except (ValueError, FileExistsError, FloatingPointError) as error:
+    except (ValueError, OSError, FloatingPointError) as error:
         print("error:", " ".join(str(error).split()), file=sys.stderr)
         sys.exit(2)
     run, results = record["options"]["log_dir"], record["results"]

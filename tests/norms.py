@@ -119,6 +119,8 @@ def pairs(norms=NORMS, layouts=LAYOUTS, every=3):
 
     Every norm meets every rank, and every layout some norms.
     """
+    if BACKEND == "jax":
+        every *= 2  # It compiles each of them.
     return [
         pytest.param(
             norm,

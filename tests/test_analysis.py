@@ -375,7 +375,8 @@ def test_labels_do_not_overlap_and_nothing_is_cut_off(draw, blocks):
     ticks = last.get_xticklabels()
     assert [t.get_text() for t in ticks[:2]] == ["norm", "block1_norm1"]
     assert len(ticks) == 6 * blocks + 1
-    everything = boxes(figure, [*stages, *ticks, figure._suptitle])
+    legend = [text for legend in figure.legends for text in legend.get_texts()]
+    everything = boxes(figure, [*stages, *ticks, *legend, figure._suptitle])
     for a, b in itertools.combinations(everything, 2):
         assert not a.overlaps(b)
     for box in everything:
@@ -437,7 +438,7 @@ def test_script_on_one_run(tmp_path, capsys):
     assert "stage3_norm   0.70 0.30" in out
     assert all(f"\n({claim}) " in out for claim in "abcd")
     assert f"figure: {run / 'preferences.png'}" in out
-    assert f"tensorboard --logdir {run / 'tensorboard' / 'switches'}" in out
+    assert f"tensorboard --logdir {run}\n" in out
     assert (run / "preferences.png").read_bytes().startswith(b"\x89PNG")
     assert (run / "preferences_map.png").exists() and (run / "preferences.csv").exists()
     assert json.loads((run / "preferences.json").read_text())["options"] == {"seed": 0}

@@ -243,6 +243,39 @@ def test_batches_count_where_several_run_at_once(tmp_path):
     assert list(read_events(tmp_path)["gate/stage2_norm/batch"]) == [0, 6, 10, 16, 20]
 
 
+@pytest.mark.parametrize("every, steps", [("epoch", [5, 10]), (2, [1, 2, 4, 5, 6, 8, 10])])
+def test_a_train_step_of_ones_own_that_builds_the_model(tmp_path, every, steps):
+    class Adversary(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.norm = SwitchableNormalization(name="stem_norm")
+            self.own_optimizer = keras.optimizers.SGD(0.1)
+
+        def call(self, x):
+            return self.norm(x)
+
+        def train_step(self, data):
+            with tf.GradientTape() as tape:
+                loss = ops.mean(self(data[0], training=True) ** 2 * data[0])
+            gradients = tape.gradient(loss, self.trainable_variables)
+            self.own_optimizer.apply(gradients, self.trainable_variables)
+            return {"loss": loss}
+
+    model = Adversary()
+    model.compile(run_eagerly=True)
+    fit(model, SwitchLogger(tmp_path, every=every, figures=False), epochs=2)
+    curve = read_events(tmp_path)["switch/stem_norm/mean/batch"]
+    assert list(curve) == steps and len({float(v) for v in curve.values()}) == len(steps)
+
+
+def test_accumulated_gradients_share_a_step(tmp_path):
+    model = make_small_model()
+    model.optimizer.gradient_accumulation_steps = 2
+    fit(model, SwitchLogger(tmp_path, every=1, figures=False), epochs=2)
+    curve = read_events(tmp_path)["switch/stem_norm/mean/batch"]
+    assert list(curve) == list(range(6))
+
+
 def test_a_logger_serves_several_fits(tmp_path):
     model, logger = make_model(), SwitchLogger(tmp_path, figures=False)
     fit(model, logger, epochs=1)

@@ -4,8 +4,17 @@ import keras
 import numpy as np
 import pytest
 import reference
-from norms import BACKEND, BY_NAME, MOVING, NORMS, assert_close, over, random_layer, randomize
-from norms import values
+from norms import (
+    BACKEND,
+    BY_NAME,
+    MOVING,
+    NORMS,
+    assert_close,
+    over,
+    random_layer,
+    randomize,
+    values,
+)
 
 if BACKEND != "tensorflow":
     pytest.skip("needs TensorFlow", allow_module_level=True)

@@ -56,7 +56,7 @@ def test_result_is_that_of_the_reference(norm, layout, rng):
     check(layer, rng.normal(2, 3, layout.shape))
 
 
-@pytest.mark.parametrize("norm, layout", pairs(every=5))
+@pytest.mark.parametrize("norm, layout", pairs(every=9))
 def test_unknown_sizes(norm, layout, rng):
     """A model built for unknown sizes works at two sizes of batch and map."""
     shape = [None] * len(layout.shape)
@@ -167,8 +167,7 @@ ONE_HOT = {
 }
 
 
-@pytest.mark.parametrize("training", [False, True])
-@pytest.mark.parametrize("kind", ONE_HOT)
+@pytest.mark.parametrize("kind, training", [*((kind, True) for kind in ONE_HOT), ("batch", False)])
 def test_a_one_hot_switch_is_that_norm(kind, training, rng):
     alone = keras_norms.SwitchableNormalization(statistics=(kind,), groups=4, dtype=DTYPE)
     same(alone, ONE_HOT[kind](), IMAGES.shape, rng, training)
@@ -222,8 +221,12 @@ def test_moving_statistics_start_at_zero_and_one(norm):
         assert_close(value, np.ones(8), 0)
 
 
-@over(MOVING)
-@pytest.mark.parametrize("momentum", [0, 0.25, 1])
+@pytest.mark.parametrize(
+    "norm, momentum",
+    [(norm, 0.25) for norm in MOVING]
+    + [(BY_NAME[name], m) for name in ("bn", "sn") for m in (0, 1)],
+    ids=str,
+)
 def test_momentum_is_what_a_step_keeps(norm, momentum, rng):
     layer = random_layer(norm, IMAGES.shape, rng, momentum=momentum)
     before = values(layer)
@@ -246,6 +249,16 @@ def test_inference_uses_moving_statistics_and_leaves_them(norm, rng):
     assert np.abs(inferred - trained).max() > 0.1
     assert all((values(layer)[name] == before[name]).all() for name in before)
     assert_close(inferred, reference.expected(layer, x)[0])
+
+
+@over(MOVING)
+def test_synchronized_has_no_effect_on_one_replica(norm, rng):
+    layer = random_layer(norm, IMAGES.shape, rng, synchronized=True)
+    x = rng.normal(2, 3, IMAGES.shape)
+    y, moving = reference.expected(layer, x, training=True)
+    assert_close(forward(layer, x, True), y)
+    for name, value in moving.items():
+        assert_close(values(layer)[name], value)
 
 
 @over(MOVING)
@@ -302,9 +315,12 @@ def differences(function, x, step=1e-5):
     return result.reshape(x.shape)
 
 
-@over()
-@pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize(
+    "norm, training, masked",
+    [(norm, True, masked) for norm in NORMS for masked in (False, True)]
+    + [(norm, False, False) for norm in MOVING],
+    ids=str,
+)
 def test_gradients_are_those_of_the_reference(norm, training, masked, rng):
     shape = SMALL.shape
     layer, x, dy = random_layer(norm, shape, rng), rng.normal(1, 2, shape), rng.normal(0, 1, shape)
@@ -356,18 +372,25 @@ def test_second_derivatives(norm, rng):
 # Single elements.
 
 
-@pytest.mark.parametrize("shape", [(3, 1, 1, 8), (1, 1, 1, 8), (1, 2, 2, 8), (1, 8)], ids=str)
-@over([norm for norm in NORMS if not norm.refuses_single])
+@pytest.mark.parametrize(
+    "norm, shape",
+    [
+        (norm, shape)
+        for norm in NORMS
+        for shape in ((1, 1, 1, 8), (1, 8))
+        if not norm.refuses_single and norm.fits(Layout(shape, -1))
+    ]
+    + [(BY_NAME[name], shape) for name in ("bin", "sn") for shape in ((3, 1, 1, 8), (1, 2, 2, 8))],
+    ids=str,
+)
 def test_single_elements_stay_finite(norm, shape, rng):
     """A set of one element has variance 0; epsilon keeps values and gradients finite."""
-    if norm.needs_spatial and len(shape) == 2:
-        return
     layer = random_layer(norm, shape, rng, dtype="float32")
     x = rng.normal(2, 3, shape).astype("float32")
+    slopes = gradients(layer, x, np.ones(shape, "float32"))
+    assert all(np.isfinite(gradient).all() for gradient in slopes.values())
     for training in (True, False):
         y, moving = reference.expected(layer, x, training=training)
-        slopes = gradients(layer, x, np.ones(shape, "float32"), training)
-        assert all(np.isfinite(gradient).all() for gradient in slopes.values())
         assert_close(forward(layer, x, training), y, 1e-4)
         for name, value in moving.items():
             assert_close(values(layer)[name], value, 1e-5)

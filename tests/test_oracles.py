@@ -7,8 +7,7 @@ import pathlib
 
 import numpy as np
 import pytest
-from norms import assert_close, values
-from norms import DTYPE
+from norms import DTYPE, assert_close, values
 from running import forward, gradients
 
 import keras_norms

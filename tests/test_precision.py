@@ -8,8 +8,16 @@ import numpy as np
 import pytest
 import reference
 from keras.src.backend import AutocastScope
-from norms import BACKEND, BY_NAME, NORMS, assert_close, needs_tensorflow, over, random_layer
-from norms import values
+from norms import (
+    BACKEND,
+    BY_NAME,
+    NORMS,
+    assert_close,
+    needs_tensorflow,
+    over,
+    random_layer,
+    values,
+)
 from running import forward, gradients
 
 HALF = ("mixed_float16", "mixed_bfloat16")

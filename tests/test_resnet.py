@@ -58,7 +58,7 @@ def test_blocks_start_as_the_identity_and_names_are_readable():
     blocks = [f"stage{s}_block{b}_norm{n}" for s in (1, 2, 3) for b in (1, 2, 3) for n in (1, 2)]
     assert names == ["stem_norm", *blocks]
     for name in names:
-        gamma = np.array(model.get_layer(name).gamma)
+        gamma = keras.ops.convert_to_numpy(model.get_layer(name).gamma)
         assert np.all(gamma == (0 if name.endswith("norm2") else 1)), name
     assert list(keras_norms.importance(model)) == names
 

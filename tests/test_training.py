@@ -16,7 +16,7 @@ import tensorflow as tf
 import keras_norms
 from keras_norms import analysis
 from zoo import data, training
-from zoo.resnet import CIFAR
+from zoo.resnet import CIFAR, IMAGENET
 
 ROOT = pathlib.Path(__file__).parent.parent
 SCRIPT = ROOT / "scripts" / "train.py"
@@ -142,7 +142,8 @@ def test_saved_model_exported_and_checkpoint_agree(run):
     log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     assert results["accuracy"] == pytest.approx(np.mean(logits.argmax(-1) == y), abs=1e-6)
     expected = -log_p[np.arange(len(y)), y].mean()
-    assert results["cross_entropy"] == pytest.approx(expected, rel=1e-4)
+    for value in (results["cross_entropy"], results["history"]["val_loss"][-1]):
+        assert value == pytest.approx(expected, rel=1e-4)
     assert results["parameters"] == model.count_params()
     assert results["importance"] == analysis.importance(model)
     assert int(last.optimizer.iterations) == EPOCHS * STEPS
@@ -179,11 +180,11 @@ def test_events_can_be_read(run):
 # Errors, and what is refused.
 
 
-def test_help_explains_every_option():
-    done = run_script("--help")
-    assert done.returncode == 0
+def test_help_explains_every_option(script):
+    code, out, _ = script("--help")
+    assert code == 0
     for field in dataclasses.fields(training.TrainOptions):
-        assert f"--{field.name.replace('_', '-')} " in done.stdout.replace(",", " ")
+        assert f"--{field.name.replace('_', '-')} " in out.replace(",", " ")
 
 
 def test_a_bad_norm_is_one_line():
@@ -202,7 +203,7 @@ def test_a_bad_norm_is_one_line():
         (["--norm", "gn(groups=5)"], "groups"),
         (["--batch-size", 0], "batch_size must be positive"),
         (["--batch-size", 2000], "do not fill one global batch"),
-        (["--epochs", 2, "--warmup-epochs", 2], "warmup_epochs must be fewer than epochs"),
+        (["--epochs", 2, "--warmup-epochs", 2], "warmup_epochs must end before"),
         (["--replicas", 99], "99 replicas"),
         (["--norm", "bn", "--control-multiplier", 2], "control_multiplier has no effect"),
         (["--norm", "bin", "--decay-controls", "True"], "decay_controls has no effect"),
@@ -233,7 +234,7 @@ def test_a_run_is_not_overwritten_unless_asked(small, script, tmp_path):
 
 def test_a_loss_that_is_no_number_ends_the_run(small, tmp_path):
     options = dataclasses.replace(small, norm="none", learning_rate=1e30, epochs=3)
-    with pytest.raises(FloatingPointError, match="The loss is (nan|inf) after step . of epoch 1"):
+    with pytest.raises(FloatingPointError, match="The loss is (nan|inf) after [12] steps"):
         training.train(options)
     assert record(tmp_path / "run")["results"] is None
 
@@ -241,12 +242,16 @@ def test_a_loss_that_is_no_number_ends_the_run(small, tmp_path):
 # What options do.
 
 
-def test_default_log_dir_names_the_run(small, tmp_path, monkeypatch):
+def test_default_log_dir_and_the_rate_of_imagenet_nets(small, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    options = dataclasses.replace(small, norm="gn(groups=2)", log_dir=None, seed=3)
-    folder = training.train(options)["options"]["log_dir"]
-    assert folder == "runs/resnet8-gn_groups=2_-digits-b32x1-s3"
-    assert record(tmp_path / folder)["options"]["seed"] == 3
+    monkeypatch.setitem(IMAGENET, 10, ("basic", (1, 1)))
+    options = dataclasses.replace(small, model="resnet10", norm="gn(groups=2)", log_dir=None)
+    done = training.train(dataclasses.replace(options, schedule="step", seed=3))
+    folder = done["options"]["log_dir"]
+    assert folder == "runs/resnet10-gn_groups=2_-digits-b32x1-s3"
+    assert record(tmp_path / folder) == done
+    assert done["results"]["learning_rate"] == pytest.approx(0.1 * 32 / 256)
+    assert "learning rate: 0.0125 = 0.1 * 32 / 256, step over 1 epochs" in capsys.readouterr().out
 
 
 def test_bin_moves_its_gates_fast_and_free(small, tmp_path):
@@ -280,13 +285,12 @@ def test_weight_norm_starts_from_the_data(small, tmp_path):
     np.testing.assert_allclose(outputs.mean((0, 1, 2)), 0, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_seed_decides_the_run(small):
-    def losses(seed):
-        options = dataclasses.replace(small, seed=seed, overwrite=True, norm="bn")
-        return training.train(options)["results"]["history"]["loss"]
-
-    assert losses(0) == pytest.approx(losses(0), rel=1e-5)
-    assert losses(0) != pytest.approx(losses(1), rel=1e-3)
+    options = dataclasses.replace(small, norm="none", overwrite=True)
+    one, again = (training.train(options)["results"]["history"] for _ in range(2))
+    assert one["loss"] == pytest.approx(again["loss"], rel=1e-5)
+    assert one["val_loss"] == pytest.approx(again["val_loss"], rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -303,13 +307,3 @@ def test_schedules(schedule, warmup, expected):
     rates = training._schedule(options, rate=2.0, steps=10)
     for step, rate in expected.items():
         assert float(rates(step)) == pytest.approx(2 * rate, abs=1e-6), step
-
-
-def test_imagenet_nets_have_their_own_reference_batch(small, capsys, monkeypatch):
-    from zoo.resnet import IMAGENET
-
-    monkeypatch.setitem(IMAGENET, 10, ("basic", (1, 1, 1, 1)))
-    options = dataclasses.replace(small, model="resnet10", norm="bn", schedule="step")
-    results = training.train(options)["results"]
-    assert results["learning_rate"] == pytest.approx(0.1 * 32 / 256)
-    assert "learning rate: 0.0125 = 0.1 * 32 / 256, step over 1 epochs" in capsys.readouterr().out

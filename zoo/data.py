@@ -104,7 +104,8 @@ class ImageSet:
         """All test images, in batches that are all full.
 
         The last batch is filled up with images of weight 0, since replicas with uneven or empty
-        batches fail in many layers. Weighted metrics are those of the test images.
+        batches fail in many layers. The other weights are equal, and make the mean weight 1:
+        weighted metrics, and the loss, which Keras divides by all samples, are exact.
 
         Args:
             global_batch: int, samples of a batch over all replicas.
@@ -118,7 +119,8 @@ class ImageSet:
 
         def weighted(index, example):
             stored, label = example
-            return self.prepare(stored, None), label, tf.cast(index < len(self.test), tf.float32)
+            weight = tf.where(index < len(self.test), steps * global_batch / len(self.test), 0.0)
+            return self.prepare(stored, None), label, weight
 
         return _batched(data.map(weighted, tf.data.AUTOTUNE), global_batch, steps)
 
@@ -202,9 +204,10 @@ def _digits():
     images = images.reshape(-1, 8, 8, 1).astype("uint8")
     parts = train_test_split(images, labels, test_size=360, stratify=labels, random_state=0)
     train_images, test_images, train_labels, test_labels = parts
+    from_arrays = tf.data.Dataset.from_tensor_slices
     return ImageSet(
-        train=tf.data.Dataset.from_tensor_slices((train_images, train_labels)),
-        test=tf.data.Dataset.from_tensor_slices((test_images, test_labels)),
+        train=from_arrays((train_images, train_labels)),
+        test=from_arrays((test_images, test_labels)),
         num_classes=10,
         image_shape=(8, 8, 1),
         prepare=lambda stored: tf.cast(stored, tf.float32) / 16,
@@ -358,14 +361,9 @@ def _square(image, side, fraction):
 
 def _random_resized_crop(image, side, seed):
     """A crop of 8 to 100 % of the area and an aspect of 3/4 to 4/3, resized to `side`."""
+    whole = tf.constant([[[0.0, 0.0, 1.0, 1.0]]])
     begin, extent, _ = tf.image.stateless_sample_distorted_bounding_box(
-        tf.shape(image),
-        tf.constant([[[0.0, 0.0, 1.0, 1.0]]]),
-        seed,
-        min_object_covered=0.0,
-        aspect_ratio_range=(3 / 4, 4 / 3),
-        area_range=(0.08, 1.0),
+        tf.shape(image), whole, seed, 0.0, aspect_ratio_range=(3 / 4, 4 / 3), area_range=(0.08, 1.0)
     )
-    image = tf.slice(image, begin, extent)
-    image.set_shape((None, None, image.shape[-1]))
-    return tf.image.resize(image, (side, side), antialias=True)
+    crop = tf.ensure_shape(tf.slice(image, begin, extent), (None, None, image.shape[-1]))
+    return tf.image.resize(crop, (side, side), antialias=True)

@@ -38,17 +38,16 @@ class TrainOptions:
     """
 
     model: str = "resnet20"
-    """resnet20, 32, 44, 56, 110 (the CIFAR nets) or resnet18, 34, 50, 101, 152 (the ImageNet
-    ones)."""
+    """resnet20, 32, 44, 56, 110 (CIFAR nets), resnet18, 34, 50, 101 or 152 (ImageNet nets)."""
     norm: str = "sn"
-    """The norm: none, bn, ln, rms, in, gn, bin, sn, wn or wn_mobn, with arguments if wanted, as
-    in "gn(groups=16)" or "bn(synchronized=True)"."""
+    """none, bn, ln, rms, in, gn, bin, sn, wn or wn_mobn, with arguments if wanted, as in
+    "gn(groups=16)" or "bn(synchronized=True)"."""
     dataset: str = "digits"
     """digits (no network needed), the name of an image classification set of TensorFlow Datasets
     (cifar10, mnist, ...), or the path of a folder with train/CLASS/IMAGE and test/CLASS/IMAGE."""
     data_dir: str | None = None
-    """Directory of TensorFlow Datasets, searched before anything is downloaded to it. None:
-    ~/tensorflow_datasets."""
+    """Directory of TensorFlow Datasets, searched before anything is downloaded to it. None: its
+    own, ~/tensorflow_datasets."""
     image_size: int | None = None
     """Side to which images are brought. None: theirs, or 224 where they differ in size."""
     train_examples: int | None = None
@@ -62,24 +61,22 @@ class TrainOptions:
     epochs: int = 30
     """Passes over the training examples."""
     learning_rate: float = 0.1
-    """Rate at a global batch of 128 (CIFAR nets) or 256 (ImageNet nets), after the warm-up. It
-    is scaled by the global batch; the rate in use is printed."""
+    """Rate at a global batch of 128 (CIFAR nets) or 256 (ImageNet nets), scaled by the global
+    batch in use; the resulting rate is printed."""
     schedule: Literal["cosine", "step"] = "cosine"
     """How the rate falls: along a cosine to 0, or to a tenth after 1/2 and 3/4 of the steps."""
     warmup_epochs: int = 0
-    """Epochs at the start over which the rate rises from 0: linearly, or in ten stairs with
-    the step schedule."""
+    """Epochs in which the rate first rises from 0: linearly, or in ten stairs (step)."""
     momentum: float = 0.9
     """Momentum of SGD."""
     l2: float = 1e-4
-    """L2 regularization, added to the gradient of all weights but biases and affine ones."""
+    """L2 regularization, added to the gradient of all weights but gamma, beta, gain and bias."""
     control_multiplier: float | None = None
     """Factor of the rate of switches and gates. None: 10 for bin, 1 for sn."""
     decay_controls: bool | None = None
     """Whether `l2` includes the logits of switches. None: yes. Gates are never decayed."""
     replicas: int | None = None
-    """Number of replicas: GPUs, or logical CPU devices where there is no GPU. None: all GPUs, or
-    one CPU."""
+    """GPUs to use, or logical CPU devices where there is no GPU. None: all GPUs, or one CPU."""
     precision: Literal["float32", "mixed_float16", "mixed_bfloat16"] = "float32"
     """Precision of the layers' computations; weights and statistics stay in float32."""
     seed: int = 0
@@ -109,12 +106,17 @@ def train(options):
         FileExistsError: if the run folder holds a run already.
         FloatingPointError: if the loss ceases to be finite.
     """
-    _check_positive(options)
+    for name in "width batch_size epochs learning_rate image_size replicas log_every".split():
+        value = getattr(options, name)
+        if value not in (None, "epoch") and value <= 0:
+            raise ValueError(f"{name} must be positive. Received: {name}={value}")
     depth = _depth(options.model)
     # Before anything else of TensorFlow, which fixes the devices at its first operation.
     strategy = _strategy(options.replicas)
-    global_batch = options.batch_size * strategy.num_replicas_in_sync
-    run = _run_folder(options, strategy.num_replicas_in_sync)
+    replicas = strategy.num_replicas_in_sync
+    global_batch = options.batch_size * replicas
+    run = _run_folder(options, replicas)
+    options = dataclasses.replace(options, log_dir=str(run))
     images = data.load(
         options.dataset,
         options.data_dir,
@@ -127,13 +129,14 @@ def train(options):
     rate = options.learning_rate * global_batch / reference
 
     keras.utils.set_random_seed(options.seed)
-    with strategy.scope(), _dtype_policy(options.precision):
+    with strategy.scope(), contextlib.ExitStack() as stack:
+        stack.callback(keras.config.set_dtype_policy, keras.config.dtype_policy())
+        keras.config.set_dtype_policy(options.precision)
         model = resnet(
             depth, images.num_classes, options.norm, images.image_shape, width=options.width
         )
-        schedule = _schedule(options, rate, steps)
         model.compile(
-            _optimizer(options, model, schedule),
+            _optimizer(options, model, _schedule(options, rate, steps)),
             keras.losses.SparseCategoricalCrossentropy(from_logits=True),
             # Weighted, so that what fills the last test batch does not count.
             weighted_metrics=[
@@ -149,20 +152,17 @@ def train(options):
         f"{options.model}, norm {options.norm}: {model.count_params():,} parameters\n"
         f"{options.dataset}: {len(images.train):,} training and {len(images.test):,} test images "
         f"of {' x '.join(map(str, images.image_shape))}, {images.num_classes} classes\n"
-        f"global batch: {global_batch} = {options.batch_size} x {strategy.num_replicas_in_sync} "
-        f"replica(s), {steps} steps per epoch\n"
+        f"global batch: {global_batch} = {options.batch_size} x {replicas} replica(s), "
+        f"{steps} steps per epoch\n"
         f"learning rate: {rate:g} = {options.learning_rate:g} * {global_batch} / {reference}, "
         f"{options.schedule} over {options.epochs} epochs\n"
         f"run folder: {run}"
     )
 
     facts = {"global_batch": global_batch, "learning_rate": rate, "steps_per_epoch": steps}
-    record = {
-        "options": {**dataclasses.asdict(options), "log_dir": str(run)},
-        "versions": _versions(),
-        "results": None,
-    }
+    record = {"options": dataclasses.asdict(options), "versions": _versions(), "results": None}
     _make_run_folder(run, record)
+    checkpoint = keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: _checkpoint(model, run))
     watch = _Watch()
     start = time.perf_counter()
     history = model.fit(
@@ -170,16 +170,15 @@ def train(options):
         epochs=options.epochs,
         steps_per_epoch=steps,
         validation_data=images.test_batches(global_batch),
-        callbacks=[watch, *_loggers(options, model, run, facts), _Checkpoint(run)],
+        callbacks=[watch, *_loggers(options, model, run, facts), checkpoint],
         shuffle=False,  # the data is shuffled
         verbose=1 if sys.stdout.isatty() else 2,
     ).history
-    seconds = time.perf_counter() - start
     record["results"] = {
         "accuracy": history["val_accuracy"][-1],
         "cross_entropy": history["val_cross_entropy"][-1],
         **facts,
-        "seconds": seconds,
+        "seconds": time.perf_counter() - start,
         "seconds_per_step": statistics.median(watch.seconds),
         "parameters": model.count_params(),
         "saved_model_difference": _save(model, run, images.test_batches(options.batch_size)),
@@ -188,16 +187,6 @@ def train(options):
     }
     _write_json(run, record)
     return record
-
-
-def _check_positive(options):
-    for name in (
-        *("width", "batch_size", "epochs", "learning_rate", "image_size", "replicas"),
-        "log_every",
-    ):
-        value = getattr(options, name)
-        if value not in (None, "epoch") and value <= 0:
-            raise ValueError(f"{name} must be positive. Received: {name}={value}")
 
 
 def _depth(model):
@@ -222,9 +211,8 @@ def _strategy(replicas):
     found = len(tf.config.list_logical_devices("CPU"))
     if found < replicas:
         raise ValueError(
-            f"TensorFlow has set up {found} logical CPU device(s) in this process already, and "
-            f"{replicas} replicas need as many. Train in a new process, or before anything else "
-            "of TensorFlow runs."
+            f"TensorFlow has already set up {found} logical CPU device(s) in this process, too few "
+            f"for {replicas} replicas. Train before anything else of TensorFlow runs."
         )
     return tf.distribute.MirroredStrategy(
         [f"CPU:{i}" for i in range(replicas)],
@@ -263,19 +251,8 @@ def _write_json(run, record):
 
 def _versions():
     packages = ("keras", "tensorflow", "tensorflow-datasets", "tensorboard", "numpy")
-    versions = {package: importlib.metadata.version(package) for package in packages}
-    ours = {"keras_norms": keras_norms.__version__}
-    return {"python": platform.python_version(), **ours, **versions}
-
-
-@contextlib.contextmanager
-def _dtype_policy(name):
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(name)
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(before)
+    ours = {"python": platform.python_version(), "keras_norms": keras_norms.__version__}
+    return ours | {package: importlib.metadata.version(package) for package in packages}
 
 
 def _has_layer(model, cls):
@@ -290,8 +267,8 @@ def _schedule(options, rate, steps):
         raise ValueError(f"Unknown schedule {options.schedule!r}. Known: cosine, step")
     if not 0 <= warmup < limit:
         raise ValueError(
-            "warmup_epochs must be fewer than epochs, and than half of them with the step "
-            f"schedule. Received: warmup_epochs={options.warmup_epochs}, epochs={options.epochs}"
+            f"warmup_epochs must end before the {options.schedule} schedule falls. Received: "
+            f"warmup_epochs={options.warmup_epochs}, epochs={options.epochs}"
         )
     if options.schedule == "cosine" and not warmup:
         return schedules.CosineDecay(rate, total)
@@ -309,10 +286,9 @@ def _schedule(options, rate, steps):
 def _optimizer(options, model, schedule):
     gates = _has_layer(model, keras_norms.BatchInstanceNormalization)
     switches = _has_layer(model, keras_norms.SwitchableNormalization)
-    if options.control_multiplier is not None and not (gates or switches):
-        raise ValueError(f"control_multiplier has no effect on norm={options.norm!r}.")
-    if options.decay_controls is not None and not switches:
-        raise ValueError(f"decay_controls has no effect on norm={options.norm!r}.")
+    for name, applies in (("control_multiplier", gates or switches), ("decay_controls", switches)):
+        if getattr(options, name) is not None and not applies:
+            raise ValueError(f"{name} has no effect on norm={options.norm!r}.")
     # The papers' recipes: gates move fast and free, switches like any other weight.
     multiplier = options.control_multiplier
     optimizer = optimizers.configure_optimizer(
@@ -348,9 +324,6 @@ class _Watch(keras.callbacks.Callback):
         super().__init__()
         self.seconds = []
 
-    def on_epoch_begin(self, epoch, logs=None):
-        self._epoch = epoch
-
     def on_train_batch_begin(self, batch, logs=None):
         self._begin = time.perf_counter()
 
@@ -358,33 +331,27 @@ class _Watch(keras.callbacks.Callback):
         self.seconds.append(time.perf_counter() - self._begin)
         if not math.isfinite(logs["loss"]):
             raise FloatingPointError(
-                f"The loss is {logs['loss']} after step {batch + 1} of epoch {self._epoch + 1}. A "
-                "lower learning rate, a warm-up or another norm may help."
+                f"The loss is {logs['loss']} after {len(self.seconds)} steps. A lower learning "
+                "rate, a warm-up or another norm may help."
             )
 
 
-class _Checkpoint(keras.callbacks.Callback):
-    """Saves the model with its optimizer after each epoch."""
-
-    def __init__(self, run):
-        super().__init__()
-        self._folder = run / "checkpoints"
-
-    def on_epoch_end(self, epoch, logs=None):
-        # Moved into place when complete: who is killed here still has the epoch before.
-        self.model.save(self._folder / "next.keras")
-        os.replace(self._folder / "next.keras", self._folder / "last.keras")
+def _checkpoint(model, run):
+    """Saves the model with its optimizer; who is killed meanwhile still has the epoch before."""
+    model.save(run / "checkpoints" / "next.keras")
+    os.replace(run / "checkpoints" / "next.keras", run / "checkpoints" / "last.keras")
 
 
 def _save(model, run, batches):
-    """Saves and exports the model; how much the logits of the two differ, at the largest."""
+    """Saves and exports the model; by how much the exported logits differ from its own."""
     model.save(run / "model.keras")
-    model.export(run / "saved_model", verbose=False)
+    # Read back, the variables are plain ones, not those of a strategy.
     saved = keras.saving.load_model(run / "model.keras", compile=False)
+    saved.export(run / "saved_model", verbose=False)
     exported = tf.saved_model.load(run / "saved_model")
     batch, *_ = next(iter(batches))
-    expected = np.asarray(saved(batch, training=False))
-    difference = float(np.max(np.abs(np.asarray(exported.serve(batch)) - expected)))
-    if difference > 1e-5 * max(1.0, float(np.max(np.abs(expected)))):
-        print(f"warning: the logits of saved_model and model.keras differ by up to {difference}")
+    logits = np.asarray(model(batch, training=False))
+    difference = float(np.max(np.abs(exported.serve(batch) - logits)))
+    if difference > 1e-5 * max(1.0, float(np.max(np.abs(logits)))):
+        print(f"warning: the logits of saved_model differ from the model's by up to {difference}")
     return difference

@@ -1,0 +1,267 @@
+"""The norms on two replicas against one. Run by test_replicas.py, or `pytest tests/replicas.py`.
+
+Not named test_*, because logical devices must be there before TensorFlow starts.
+"""
+
+import keras
+import numpy as np
+import pytest
+import reference
+import tensorflow as tf
+from norms import BY_NAME, MOVING, NORMS, assert_close, randomize, values
+from running import gradients
+
+SHAPE = (8, 3, 4, 8)
+SPLITS = ((4, 4), (6, 2), (8, 0))
+RATE = 2**-7  # exact in float32
+
+
+@pytest.fixture(scope="module")
+def strategy():
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+    return tf.distribute.MirroredStrategy(
+        ["CPU:0", "CPU:1"], cross_device_ops=tf.distribute.ReductionToOneDevice()
+    )
+
+
+def cases(norms=MOVING, splits=SPLITS):
+    """Norm x split x mask; by default everything for one norm and one of each for the others."""
+    result = []
+    for i, norm in enumerate(norms):
+        for j, split in enumerate(splits):
+            for masked in (False, True):
+                default = norm.name == "sn_all" or (i % 3 == j and masked == bool(i % 2))
+                name = f"{norm}-{split[0]}+{split[1]}{'-masked' if masked else ''}"
+                marks = [] if default else pytest.mark.slow
+                result.append(pytest.param(norm, split, masked, id=name, marks=marks))
+    return result
+
+
+def mask_of(masked, rng):
+    """Some positions, and all of the last two samples: the second replica of 6+2."""
+    if not masked:
+        return None
+    mask = rng.random(SHAPE[:3]) < 0.7
+    mask[6:] = False
+    return mask
+
+
+def layer_on(strategy, norm, rng, shape=SHAPE, **kwargs):
+    with strategy.scope():
+        layer = norm(dtype="float64", **kwargs)
+        layer.build((None, *shape[1:]))
+        return randomize(layer, rng)
+
+
+def parts(array, split):
+    return np.split(array, np.cumsum(split)[:-1])
+
+
+def step(strategy, layer, split, *arrays, then=None):
+    """One training step: outputs and input gradients of all replicas, weight gradients of each."""
+
+    def local(x, dy, mask=None):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = layer(x, training=True, mask=mask)
+            loss = tf.reduce_sum(y * dy)
+        slopes = tape.gradient(loss, [x] + [v.value for v in layer.trainable_variables])
+        if then is not None:
+            then(slopes[1:])
+        return y, slopes
+
+    def distribute(array):
+        pieces = parts(array, split)
+        return strategy.experimental_distribute_values_from_function(
+            lambda context: tf.constant(pieces[context.replica_id_in_sync_group])
+        )
+
+    inputs = [distribute(array) for array in arrays if array is not None]
+    y, slopes = tf.function(lambda *a: strategy.run(local, args=a))(*inputs)
+    results = [strategy.experimental_local_results(tensor) for tensor in (y, *slopes)]
+    y, dx, *rest = ([part.numpy() for part in result] for result in results)
+    names = [v.name for v in layer.trainable_variables]
+    return np.concatenate(y), np.concatenate(dx), dict(zip(names, rest, strict=True))
+
+
+def copies(variable):
+    """What every replica holds."""
+    return [value.numpy() for value in variable.value.values]
+
+
+def assert_copies_agree(weights):
+    for weight in weights:
+        first, *others = copies(weight)
+        for other in others:
+            np.testing.assert_array_equal(first, other, err_msg=weight.path)
+
+
+class TestStatistics:
+    @pytest.mark.parametrize("norm, split, masked", cases())
+    def test_synchronized_replicas_are_one_batch(self, strategy, norm, split, masked, rng):
+        layer = layer_on(strategy, norm, rng, synchronized=True)
+        single = norm(dtype="float64")
+        single.build(SHAPE)
+        for mine, theirs in zip(single.weights, layer.weights, strict=True):
+            mine.assign(copies(theirs)[0])
+        mask = mask_of(masked, rng)
+        valid = np.ones(SHAPE[:3], bool) if mask is None else mask
+        x, dy = rng.normal(2, 3, SHAPE), rng.normal(0, 1, SHAPE) * valid[..., None]
+        # The halves of the batch differ: a mean of variances is not the variance.
+        x[4:] += 5
+        y, moving = reference.expected(single, x, mask, training=True)
+        expected = gradients(single, x, dy, True, mask)
+
+        actual, dx, slopes = step(strategy, layer, split, x, dy, mask)
+        assert_close(actual[valid], y[valid])
+        assert_close(dx, expected.pop("x"))
+        assert set(slopes) == set(expected)
+        for name, locals_ in slopes.items():
+            assert_close(sum(locals_), expected[name])
+            if name.endswith("logits"):
+                assert_close([slope.sum() for slope in locals_], [0, 0], 1e-12)
+        for weight in layer.non_trainable_weights:
+            for copy in copies(weight):
+                assert_close(copy, moving[weight.name])
+        assert_copies_agree(layer.weights)
+
+    @pytest.mark.parametrize("norm, split, masked", cases())
+    def test_unsynchronized_replicas_use_their_own(self, strategy, norm, split, masked, rng):
+        """... and move by the mean of their own statistics, weighted by their counts."""
+        layer = layer_on(strategy, norm, rng)
+        before = {w.name: copies(w)[0] for w in layer.weights}
+        mask = mask_of(masked, rng)
+        valid = np.ones(SHAPE[:3], bool) if mask is None else mask
+        x = rng.normal(2, 3, SHAPE)
+        x[4:] += 5
+        x[~valid] = np.nan
+        actual, _, _ = step(strategy, layer, split, x, np.ones(SHAPE), mask)
+
+        outputs, counts, batches = [], [], []
+        for piece, seen in zip(parts(x, split), parts(valid, split), strict=True):
+            if len(piece):
+                y, _ = reference.expected(layer, piece, seen, True, before)
+                outputs.append(y)
+            counts.append(seen.sum())
+            flat = piece[seen][None]
+            batches.append(reference.moments(flat, np.ones(flat.shape, bool), (0, 1)))
+        assert_close(actual[valid], np.concatenate(outputs)[valid])
+        for weight in layer.non_trainable_weights:
+            kind = ["moving_mean", "moving_variance"].index(weight.name)
+            batch = np.average([b[kind].ravel() for b in batches], 0, weights=counts)
+            new = layer.momentum * before[weight.name] + (1 - layer.momentum) * batch
+            for copy in copies(weight):
+                assert_close(copy, new)
+        assert_copies_agree(layer.weights)
+
+    @pytest.mark.parametrize("synchronized", [False, True])
+    @pytest.mark.parametrize("name", ["bn", "sn"])
+    def test_a_replica_whose_only_sample_is_padding(self, strategy, name, synchronized, rng):
+        """What the padding holds, NaN included, reaches no replica's moving statistics."""
+        shape = (2, 3, 8)
+        layer = layer_on(strategy, BY_NAME[name], rng, shape, synchronized=synchronized)
+        before = {w.name: copies(w)[0] for w in layer.weights}
+        x, mask = rng.normal(2, 3, shape), np.array([[True], [False]])
+        x[1] = np.nan
+        y, moving = reference.expected(layer, x[:1], mask[:1], True, before)
+        actual, _, _ = step(strategy, layer, (1, 1), x, np.ones(shape), mask[..., None])
+        assert_close(actual[:1], y)
+        for weight in layer.non_trainable_weights:
+            for copy in copies(weight):
+                assert_close(copy, moving[weight.name])
+
+    def test_no_valid_element_anywhere_moves_nothing(self, strategy, rng):
+        for synchronized in (False, True):
+            layer = layer_on(strategy, BY_NAME["sn"], rng, synchronized=synchronized)
+            before = [copies(w)[0] for w in layer.weights]
+            mask = np.zeros(SHAPE[:3], bool)
+            step(strategy, layer, (4, 4), rng.normal(2, 3, SHAPE), np.ones(SHAPE), mask)
+            for old, weight in zip(before, layer.weights, strict=True):
+                for copy in copies(weight):
+                    np.testing.assert_array_equal(copy, old)
+
+
+def model_of(norms, **kwargs):
+    inputs = keras.Input((4, 4, 3))
+    hidden = keras.layers.Conv2D(8, 3, name="conv")(inputs)
+    outputs = []
+    for norm in norms:
+        y = norm(name=norm.name, **(kwargs if norm.moving else {}))(hidden)
+        outputs.append(keras.layers.Dense(1)(keras.layers.GlobalMaxPooling2D()(y)))
+    return keras.Model(inputs, outputs)
+
+
+class TestTraining:
+    @pytest.mark.parametrize("name", ["bn", "bin", "sn"])
+    def test_unequal_batches_train_gamma_and_beta_as_one(self, strategy, name, rng):
+        """Six samples here and two there: every weight steps as on one replica, on both."""
+        layer = layer_on(strategy, BY_NAME[name], rng, synchronized=True)
+        single = BY_NAME[name](dtype="float64")
+        single.build(SHAPE)
+        for mine, theirs in zip(single.weights, layer.weights, strict=True):
+            mine.assign(copies(theirs)[0])
+        x, dy = rng.normal(2, 3, SHAPE), rng.normal(0, 1, SHAPE)
+        expected = values(single)
+        for weight, slope in gradients(single, x, dy).items():
+            if weight != "x":
+                expected[weight] = expected[weight] - RATE * slope
+        if name == "bin":
+            expected["gate"] = np.clip(expected["gate"], 0, 1)
+        with strategy.scope():
+            optimizer = keras.optimizers.SGD(RATE)
+            optimizer.build(layer.trainable_variables)
+
+        def update(slopes):
+            optimizer.apply(slopes, layer.trainable_variables)
+
+        step(strategy, layer, (6, 2), x, dy, then=update)
+        for weight in layer.trainable_variables:
+            for copy in copies(weight):
+                assert_close(copy, expected[weight.name])
+        assert_copies_agree(layer.weights)
+
+    @pytest.mark.parametrize(
+        "norms, synchronized",
+        [
+            pytest.param([BY_NAME["bn"], BY_NAME["sn_all"]], True, id="synchronized"),
+            pytest.param(NORMS, False, id="all"),
+            *(
+                pytest.param([norm], flag, id=f"{norm}-{flag}", marks=pytest.mark.slow)
+                for norm in NORMS
+                for flag in (False, True)
+            ),
+        ],
+    )
+    def test_fit(self, strategy, norms, synchronized, rng, tmp_path):
+        """Replicas agree on every weight; a reloaded model predicts what the live one does."""
+        with strategy.scope():
+            model = model_of(norms, synchronized=synchronized)
+            for norm in norms:
+                if norm.name == "bin":
+                    model.get_layer("bin").gate.assign(np.full(8, 0.5))
+            # Adam's first step is as large as its rate: it throws gates out of [0, 1].
+            model.compile(keras.optimizers.Adam(0.6), ["mse"] * len(norms))
+        x = rng.normal(2, 3, (24, 4, 4, 3)).astype("float32")
+        x[::8] += 9  # the replicas' halves differ
+        targets = [np.sign(rng.normal(0, 1, (24, 1))).astype("float32")] * len(norms)
+        model.fit(x, targets, batch_size=8, epochs=2, shuffle=False, verbose=0)
+
+        assert_copies_agree(model.weights)
+        for norm in norms:
+            layer = model.get_layer(norm.name)
+            for name, value in values(layer).items():
+                if name.startswith("moving_"):
+                    assert np.abs(value - (name == "moving_variance")).max() > 1e-2
+            if norm.name == "bin":
+                for gate in copies(layer.gate):
+                    assert gate.min() >= 0 and gate.max() <= 1
+                    assert ((gate == 0) | (gate == 1)).any()
+        live = model.predict(x, batch_size=8, verbose=0)
+        model.save(tmp_path / "model.keras")
+        loaded = keras.models.load_model(tmp_path / "model.keras")
+        reloaded = loaded.predict(x, batch_size=8, verbose=0)
+        pairs = (keras.tree.flatten(outputs) for outputs in (live, reloaded))
+        for norm, one, two in zip(norms, *pairs, strict=True):
+            assert np.isfinite(one).all()
+            np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-4, err_msg=str(norm))

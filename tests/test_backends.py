@@ -1,0 +1,25 @@
+"""The laws on JAX, in a process of their own.
+
+Torch is a documented command: `KERAS_BACKEND=torch pytest -m "not slow" tests`, which leaves out
+what needs TensorFlow; the same with `jax` runs all that the default run leaves out here.
+"""
+
+import pytest
+from norms import needs_tensorflow
+
+pytestmark = needs_tensorflow  # the other backends are started from here
+NEUTRAL = [f"tests/test_{name}.py" for name in ("laws", "masks", "precision", "errors", "oracles")]
+NEUTRAL += ["tests/test_serialization.py", "tests/test_properties.py"]
+FAST = {  # the tests are small; compiling them is what takes time
+    "KERAS_BACKEND": "jax",
+    "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
+}
+
+
+def test_the_laws_on_jax(run_tests):
+    run_tests("tests/test_laws.py", "-m", "not slow", **FAST)
+
+
+@pytest.mark.slow
+def test_all_neutral_tests_on_jax(run_tests):
+    run_tests(*NEUTRAL, **FAST)

@@ -107,7 +107,7 @@ class SwitchableNormalization(MovingNormalization):
         """The weights of the statistics as `{"mean": {name: float}, "variance": {...}}`."""
 
         def weights(logits):
-            shares = ops.convert_to_numpy(ops.softmax(ops.cast(logits, "float32")))
+            shares = ops.convert_to_numpy(_softmax(ops.cast(logits, "float32")))
             return dict(zip(self._in_use, map(float, shares), strict=True))
 
         return {"mean": weights(self.mean_logits), "variance": weights(self.variance_logits)}
@@ -121,5 +121,10 @@ class SwitchableNormalization(MovingNormalization):
 
 
 def _mix(logits, tensors):
-    weights = ops.unstack(ops.softmax(ops.cast(logits, tensors[0].dtype)))
+    weights = ops.unstack(_softmax(ops.cast(logits, tensors[0].dtype)))
     return sum(w * t for w, t in zip(weights, tensors, strict=True))
+
+
+def _softmax(logits):
+    """`ops.softmax`, which warns where there is only one logit."""
+    return ops.exp(logits - ops.logsumexp(logits))

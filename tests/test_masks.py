@@ -8,8 +8,19 @@ import numpy as np
 import pytest
 import reference
 from keras import ops
-from norms import BY_NAME, DTYPE, MOVING, NORMS, Layout, assert_close, over, random_layer, values
-from running import forward, gradients
+from norms import (
+    BY_NAME,
+    DTYPE,
+    MOVING,
+    NORMS,
+    Layout,
+    assert_close,
+    over,
+    random_layer,
+    randomize,
+    values,
+)
+from running import forward, gradients, tensor
 
 import keras_norms
 
@@ -196,6 +207,20 @@ def test_masks_of_keras_layers_arrive(norm, source, rng):
         assert_close(values(layer)[name], value, 1e-5)
     means = [expected[i][ids[i] > 0].mean(0) for i in range(3)]
     assert_close(pooled, means, 1e-4)
+
+
+@over()
+def test_a_mask_that_is_an_input_of_the_model(norm, rng):
+    inputs = keras.Input((None, 8), dtype=DTYPE), keras.Input((None,), dtype="bool")
+    layer = norm(dtype=DTYPE)
+    model = keras.Model(inputs, layer(inputs[0], mask=inputs[1]))
+    randomize(layer, rng)
+    x = rng.normal(2, 3, (4, 5, 8)).astype(DTYPE)
+    y, moving = reference.expected(layer, x, LENGTHS, training=True)
+    result = ops.convert_to_numpy(model([tensor(x), tensor(LENGTHS)], training=True))
+    assert_close(result[LENGTHS], y[LENGTHS])
+    for name, value in moving.items():
+        assert_close(values(layer)[name], value)
 
 
 @over()

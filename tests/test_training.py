@@ -218,7 +218,7 @@ def test_options_that_cannot_be_honoured(script, tmp_path, arguments, message):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_run_is_not_overwritten_unless_asked(small, script, tmp_path):
+def test_a_run_is_not_overwritten_unless_asked(script, tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()
     (folder / "model.keras").write_text("precious")
@@ -227,8 +227,10 @@ def test_a_run_is_not_overwritten_unless_asked(small, script, tmp_path):
     (line,) = err.splitlines()
     assert code == 2 and "--log-dir" in line and "--overwrite" in line and str(folder) in line
     assert (folder / "model.keras").read_text() == "precious"
-    training.train(dataclasses.replace(small, norm="bn", overwrite=True))
-    assert load(folder / "model.keras").name == "resnet8"
+    options = training.TrainOptions(log_dir=str(folder), overwrite=True)
+    assert training._run_folder(options, replicas=1) == folder
+    training._make_run_folder(folder, {"results": None})
+    assert not (folder / "model.keras").exists() and record(folder) == {"results": None}
     assert (folder / "notes.txt").read_text() == "mine"
 
 

@@ -86,11 +86,6 @@ CASES = {
         (2, 7, 6, 3),
         {"gain": ("kernel", (0, 1, 2))},
     ),
-    "conv2d_groups": (
-        lambda **k: layers.Conv2D(4, (3, 2), groups=2, **k),
-        (2, 6, 6, 4),
-        {"gain": ("kernel", (0, 1, 2))},
-    ),
     "conv3d": (
         lambda **k: layers.Conv3D(4, 2, **k),
         (2, 4, 3, 3, 2),
@@ -147,9 +142,14 @@ CASES = {
         {"gain": ("kernel", (0, 1))},
     ),
 }
-CHANNELS = list(CASES)  # those that compute activation(w.x + bias)
+CHANNELS = list(CASES)  # which compute activation(w.x + bias)
 INITIALIZED = [name for name in CHANNELS if "separable" not in name]
 CASES |= {
+    "conv2d_groups": (
+        lambda **k: layers.Conv2D(4, (3, 2), groups=2, **k),
+        (2, 6, 6, 4),
+        {"gain": ("kernel", (0, 1, 2))},
+    ),
     "einsum_units_inside": (
         lambda **k: layers.EinsumDense("ab...,bc->ac...", 4, **k),
         (2, 3, 6),
@@ -819,7 +819,10 @@ def test_losses_of_inner_layers_arrive_once():
         (lambda: WeightNormalization(layers.EinsumDense("ab,b->ab", 4)).build((2, 4)), "summed"),
         (lambda: WeightNormalization(layers.EinsumDense("ab,b->a", ())).build((2, 4)), "summed"),
         (lambda: WeightNormalization(layers.Dense(4, lora_rank=2)).build((2, 4)), "LoRA"),
-        (lambda: WeightNormalization(layers.Dense(4, dtype="int8")).build((2, 4)), "quantized"),
+        (
+            lambda: WeightNormalization(layers.Dense(4, dtype="int8_from_float32")).build((2, 4)),
+            "quantized",
+        ),
         (lambda: WeightNormalization(layers.Dense(4)).remove(), "call it before `remove"),
     ],
 )

@@ -5,6 +5,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 RUN ?= runs/preferences
+# Tests that need no TensorFlow.
+NEUTRAL = $(patsubst %,tests/test_%.py,laws masks precision errors oracles serialization properties \
+	registry optimizers statistics)
 
 .PHONY: preferences test test-all test-torch lint format benchmark clean
 
@@ -16,7 +19,7 @@ $(VENV)/installed: pyproject.toml
 
 preferences: $(VENV)/installed
 	$(BIN)/python scripts/train.py --model resnet20 --norm sn --dataset digits --replicas 2 \
-		--epochs 30 --log-dir $(RUN) --overwrite
+		--epochs 30 --learning-rate 0.4 --log-dir $(RUN) --overwrite
 	$(BIN)/python scripts/preferences.py $(RUN)
 
 test: $(VENV)/installed lint
@@ -24,6 +27,10 @@ test: $(VENV)/installed lint
 
 test-all: $(VENV)/installed lint
 	$(BIN)/python -m pytest -n 2
+
+test-torch: $(VENV)/installed
+	$(BIN)/python -c "import torch" || $(BIN)/pip install --disable-pip-version-check torch
+	KERAS_BACKEND=torch $(BIN)/python -m pytest -n 2 -m "not slow" $(NEUTRAL)
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -1,5 +1,6 @@
 """The normalization layers that Keras lacks, as drop-ins for `keras.layers`."""
 
+from keras_norms import callbacks
 from keras_norms.analysis import importance
 from keras_norms.batch import BatchNormalization
 from keras_norms.batch_instance import BatchInstanceNormalization
@@ -23,6 +24,7 @@ __all__ = [
     "SwitchableNormalization",
     "WeightNormalization",
     "__version__",
+    "callbacks",
     "configure_optimizer",
     "control_variables",
     "data_dependent_init",

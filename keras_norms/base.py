@@ -25,8 +25,9 @@ class Normalization(keras.layers.Layer):
         y = gamma * (x - mean) * inverse_std + beta
 
     A subclass says in `mean_and_inverse_std` where the two come from; all the rest is here.
-    Statistics are computed in float32 (float64 for float64 inputs) whatever the compute dtype,
-    and the output has the compute dtype.
+    Statistics are computed in float32 (float64 for float64) whatever the compute dtype, and the
+    output has the compute dtype. Deviations from the mean have to stay below 1e18 in float32,
+    where their squares end.
 
     Args:
         axis: int, the channel axis.
@@ -101,7 +102,8 @@ class Normalization(keras.layers.Layer):
             self.beta = self._add_weight("beta", channels)
 
     def call(self, inputs, training=None, mask=None):
-        x = ops.cast(inputs, keras.backend.result_type(inputs.dtype, "float32"))
+        dtype = keras.backend.result_type(inputs.dtype, self.compute_dtype, "float32")
+        x = ops.cast(inputs, dtype)
         pivot, instance = 0.0, None
         if self._reads_activation(training):
             x, pivot, instance = instance_moments(x, self._axes, self._align_mask(mask, x))
@@ -307,7 +309,6 @@ def _integer(name, value):
 
 
 def _serialize(value):
-    if isinstance(value, tuple):
-        return list(value)
-    is_keras = (keras.Initializer, keras.Regularizer, keras.constraints.Constraint)
-    return keras.saving.serialize_keras_object(value) if isinstance(value, is_keras) else value
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    return list(value) if isinstance(value, tuple) else keras.saving.serialize_keras_object(value)

@@ -133,7 +133,7 @@ class SwitchLogger(keras.callbacks.Callback):
                 return step
         # A `train_step` of the user's own may leave the model's optimizer alone.
         accumulated = getattr(optimizer, "gradient_accumulation_steps", None) or 1
-        return self._first + self._batches // accumulated
+        return (self._first or 0) + self._batches // accumulated
 
     def _write_scalars(self):
         step = self._iterations()

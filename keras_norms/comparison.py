@@ -21,7 +21,7 @@ from keras_norms.analysis import (
 )
 
 # Options of a run that say where it is or repeat it, and not what was trained.
-NOT_COMPARED = ("seed", "log_dir", "data_dir", "log_every", "overwrite", "resume")
+NOT_COMPARED = ("seed", "log_dir", "data_dir", "log_every", "overwrite")
 # Smaller differences of shares are called none: runs that differ only in their seed, and the
 # published figure as digitized, differ by that much.
 MARGIN = 0.02

@@ -11,6 +11,7 @@ import math
 import typing
 
 import keras
+import numpy as np
 from keras import ops
 
 
@@ -27,7 +28,8 @@ class Moments(typing.NamedTuple):
     """Mean and variance of sets of elements, and how many elements each set has.
 
     `variance` is None for sets of one element. `count` broadcasts against `mean`: an axis of
-    size 1 says that all sets along that axis have the same size.
+    size 1 says that all sets along that axis have the same size. It is a NumPy array where the
+    size is known beforehand, so that no set is empty.
     """
 
     mean: typing.Any
@@ -54,15 +56,12 @@ def instance_moments(x, axes, mask=None):
     """
     size = _size(x, axes.spatial)
     if mask is None:
-        count = ops.reshape(ops.cast(size, x.dtype), (1,) * len(x.shape))
+        count = _constant(size, x)
     elif all(mask.shape[axis] == 1 for axis in axes.spatial):
         # The mask keeps or drops whole samples: what is inside a sample does not depend on it.
         count, mask = ops.cast(mask, x.dtype) * ops.cast(size, x.dtype), None
     else:
-        shape, full = list(ops.shape(mask)), ops.shape(x)
-        for axis in axes.spatial:
-            shape[axis] = full[axis]
-        mask = ops.broadcast_to(mask, shape)
+        mask = _expand(mask, axes.spatial, x)
         count = ops.sum(ops.cast(mask, x.dtype), axes.spatial, keepdims=True)
     if not axes.spatial:
         return x, 0.0, Moments(x, None, count)
@@ -75,7 +74,7 @@ def instance_moments(x, axes, mask=None):
 
     pivot = ops.stop_gradient(average(x))
     centred = x - pivot
-    return centred, pivot, _moments(average, pivot, centred, None, count, mask is not None)
+    return centred, pivot, _moments(average, pivot, centred, None, count)
 
 
 def pool(moments, axes):
@@ -90,23 +89,23 @@ def pool(moments, axes):
         axes: tuple of ints, the axes along which sets are united.
     """
     mean, variance, count = moments
-    weighted = any(count.shape[axis] != 1 for axis in axes)
-    if weighted:
-        weights = ops.broadcast_to(count, ops.shape(mean)) if _varies(count, mean, axes) else count
-        total = ops.sum(weights, axes, keepdims=True)
+    if any(count.shape[axis] != 1 for axis in axes):
+        count = _expand(count, axes, mean)
+        total = ops.sum(count, axes, keepdims=True)
 
         def average(values):
             # `where`, because a set without elements may hold anything, NaN included.
             values = ops.where(count > 0, values * count, 0)
             return ops.sum(values, axes, keepdims=True) / ops.maximum(total, 1)
     else:
-        total = count * ops.cast(_size(mean, axes), count.dtype)
+        size = _size(mean, axes)
+        total = count * (size if isinstance(size, int) else ops.cast(size, count.dtype))
 
         def average(values):
             return _mean(values, axes)
 
     pivot = ops.stop_gradient(average(mean))
-    return _moments(average, pivot, mean - pivot, variance, total, weighted)
+    return _moments(average, pivot, mean - pivot, variance, total)
 
 
 def pool_groups(moments, axis, groups):
@@ -118,16 +117,16 @@ def pool_groups(moments, axis, groups):
         mean, variance, count = moments
         return Moments(mean, ops.zeros_like(mean) if variance is None else variance, count)
 
+    before = (slice(None),) * axis
+
     def split(tensor):
-        if tensor is None:
-            return None
-        if tensor.shape[axis] == 1:
-            return ops.expand_dims(tensor, axis)
+        if tensor is None or tensor.shape[axis] == 1:
+            return None if tensor is None else tensor[(*before, None)]
         shape = ops.shape(tensor)
         return ops.reshape(tensor, shape[:axis] + (groups, channels // groups) + shape[axis + 1 :])
 
     def join(tensor):
-        tensor = ops.squeeze(tensor, axis + 1)
+        tensor = tensor[(*before, slice(None), 0)]
         return tensor if tensor.shape[axis] == 1 else ops.repeat(tensor, channels // groups, axis)
 
     return Moments(*map(join, pool(Moments(*map(split, moments)), (axis + 1,))))
@@ -179,16 +178,17 @@ def standardize(x, mean, inverse_std, gamma, beta):
     return x * scale + ((0.0 if beta is None else beta) - mean * scale)
 
 
-def _moments(average, pivot, centred, variance, count, may_be_empty):
+def _moments(average, pivot, centred, variance, count):
     """Moments of a union, from the mean of its sets about a pivot and their own variance."""
     offset = average(centred)
     spread = ops.square(centred)
     if variance is not None:
         spread = spread + variance
+    mean = pivot + offset
     variance = ops.maximum(average(spread) - ops.square(offset), 0)
-    if may_be_empty:
-        variance = ops.where(count > 0, variance, 1)
-    return Moments(pivot + offset, variance, count)
+    if not isinstance(count, np.ndarray):
+        mean, variance = ops.where(count > 0, mean, 0), ops.where(count > 0, variance, 1)
+    return Moments(mean, variance, count)
 
 
 def _mean(values, axes):
@@ -203,8 +203,19 @@ def _size(x, axes):
     return math.prod(shape[axis] for axis in axes)
 
 
-def _varies(count, mean, axes):
-    return any(count.shape[axis] != mean.shape[axis] for axis in axes)
+def _constant(size, like):
+    shape = (1,) * len(like.shape)
+    if isinstance(size, int) and size:
+        return np.full(shape, size, keras.backend.standardize_dtype(like.dtype))
+    return ops.reshape(ops.cast(size, like.dtype), shape)
+
+
+def _expand(tensor, axes, like):
+    """`tensor` broadcast along `axes` to the size of `like`."""
+    shape, full = list(ops.shape(tensor)), ops.shape(like)
+    for axis in axes:
+        shape[axis] = full[axis]
+    return ops.broadcast_to(tensor, shape)
 
 
 def _replica_context():

@@ -43,8 +43,9 @@ def configure_optimizer(optimizer, model, control_multiplier=1.0, decay_controls
         gradient(weight) += l2 * weight
 
     `l2` enters the gradient, and with it the momentum, as in the papers' recipes; the
-    `weight_decay` of Keras's optimizers is decoupled from the momentum. Neither touches
-    `no_decay_variables(model)`. All of it is kept through `model.save`.
+    `weight_decay` of Keras's optimizers is decoupled from the momentum, and its rate is not
+    multiplied. Neither touches `no_decay_variables(model)`. All of it is kept through
+    `model.save`.
 
     Args:
         optimizer: a `keras.optimizers` optimizer, not yet used.
@@ -59,8 +60,9 @@ def configure_optimizer(optimizer, model, control_multiplier=1.0, decay_controls
         A new optimizer, whose class is a subclass of that of `optimizer`.
 
     Raises:
-        ValueError: if the optimizer is in use or wraps another, if the model is not built, or
-            if the path of one of these variables is that of another variable too.
+        ValueError: if the optimizer is in use, wraps another or has exclusions of its own, if
+            the model is not built, or if the path of one of these variables is that of another
+            variable too.
 
     Reference:
         [Switchable](https://arxiv.org/abs/1806.10779) and
@@ -75,6 +77,11 @@ def configure_optimizer(optimizer, model, control_multiplier=1.0, decay_controls
         raise ValueError(
             "The optimizer has been used, and its state would be lost. Configure it before "
             f"training. Received: {cls.__name__} after {int(optimizer.iterations)} steps"
+        )
+    if any(getattr(optimizer, f"_exclude_from_weight_decay{end}", ()) for end in ("", "_pattern")):
+        raise ValueError(
+            "Keras does not keep what `exclude_from_weight_decay` was told. Call it on the "
+            f"configured optimizer. Received: {cls.__name__} with exclusions"
         )
     if not model.built:
         raise ValueError(f"Build the model first. Received: model {model.name!r} without weights")
@@ -129,12 +136,24 @@ class _Configured:
         super().build(variables)
 
     def update_step(self, gradient, variable, learning_rate):
-        index = self._get_variable_index(variable)
-        if self._l2_factors[index]:
-            gradient = ops.add(gradient, self._l2_factors[index] * variable)
-        if self._rate_factors[index] != 1:
-            learning_rate = learning_rate * self._rate_factors[index]
-        super().update_step(gradient, variable, learning_rate)
+        rate = learning_rate * self._rate_factors[self._get_variable_index(variable)]
+        super().update_step(self._with_l2(gradient, variable), variable, rate)
+
+    def _parallel_update_step(self, gradients, variables, learning_rate):
+        """What Keras calls in place of `update_step` on PyTorch."""
+        factors = [self._rate_factors[self._get_variable_index(v)] for v in variables]
+        gradients = [self._with_l2(*pair) for pair in zip(gradients, variables, strict=True)]
+        for factor in set(factors):
+            chosen = [i for i, other in enumerate(factors) if other == factor]
+            super()._parallel_update_step(
+                [gradients[i] for i in chosen],
+                [variables[i] for i in chosen],
+                learning_rate * factor,
+            )
+
+    def _with_l2(self, gradient, variable):
+        l2 = self._l2_factors[self._get_variable_index(variable)]
+        return ops.add(gradient, l2 * variable) if l2 else gradient
 
     def get_config(self):
         return {

@@ -1,6 +1,7 @@
 """Names for norms, so that a model takes any of them as one `norm=` argument."""
 
 import ast
+import copy
 import dataclasses
 import typing
 
@@ -25,7 +26,11 @@ _NORMS = {
     "gn": (GroupNormalization, {}, {"groups": "auto", "epsilon": 1e-5}),
     "bin": (BatchInstanceNormalization, {}, _DEFAULTS),
     "sn": (SwitchableNormalization, {}, {"groups": "auto", **_DEFAULTS}),
-    "wn": (WeightNormalization, {"mean_only_batch_norm": False}, {}),
+    "wn": (
+        WeightNormalization,
+        {"mean_only_batch_norm": False, "momentum": 0.9, "synchronized": False},
+        {},
+    ),
     "wn_mobn": (WeightNormalization, {"mean_only_batch_norm": True}, {"momentum": 0.9}),
 }
 NAMES = ("none", *_NORMS)
@@ -43,7 +48,7 @@ class Norm:
             `beta` of its own.
     """
 
-    spec: typing.Any
+    spec: typing.Any = dataclasses.field(hash=False)
     use_bias: bool = True
     _template: typing.Any = dataclasses.field(default=None, compare=False, repr=False)
     _weight: typing.Any = dataclasses.field(default=None, compare=False, repr=False)
@@ -107,11 +112,14 @@ def get(spec):
         return Norm("none")
     if isinstance(spec, str):
         return _from_string(spec)
-    if isinstance(spec, dict):
-        layer = keras.saving.deserialize_keras_object(spec)
-        return _from_layer(spec, layer, drop=("name",))
-    if callable(spec):
-        return _from_layer(spec, spec(), drop=("name", "dtype"))
+    try:
+        if isinstance(spec, dict):
+            layer = keras.saving.deserialize_keras_object(copy.deepcopy(spec))
+            return _from_layer(copy.deepcopy(spec), layer)
+        if callable(spec):
+            return _from_layer(spec, spec())
+    except TypeError as error:
+        raise ValueError(f"{_expected()} Received: {spec!r} ({error})") from error
     raise ValueError(f"{_expected()} Received: {spec!r}")
 
 
@@ -125,6 +133,8 @@ def _from_string(spec):
         raise ValueError(f"{_expected()} Received: {spec!r}")
     cls, fixed, defaults = _NORMS[name]
     refused = [key for key in arguments if key in fixed or key in _RESERVED]
+    if cls is SwitchableNormalization and "group" not in arguments.get("statistics", ()):
+        refused += [key for key in arguments if key == "groups"]
     if refused:
         raise ValueError(
             f"The norm {name!r} takes no argument {refused[0]!r}: the name or the model around "
@@ -132,13 +142,15 @@ def _from_string(spec):
         )
     arguments = {**defaults, **fixed, **arguments}
     weight = cls is WeightNormalization
+    # Which kernels there are is known when a layer is wrapped.
+    probed = {key: value for key, value in arguments.items() if not weight or key != "kernels"}
     try:
-        layer = cls(keras.layers.Dense(1), **arguments) if weight else cls(**arguments)
+        layer = cls(keras.layers.Dense(1), **probed) if weight else cls(**probed)
     except (TypeError, ValueError) as error:
         raise ValueError(f"The norm {spec!r} cannot be made: {error}") from error
     if weight:
         return Norm(canonical, _weight=arguments)
-    return _from_layer(canonical, layer, drop=("name", "dtype"))
+    return _from_layer(canonical, layer)
 
 
 def _parse(spec):
@@ -151,15 +163,20 @@ def _parse(spec):
         if isinstance(call, ast.Call) and call.args:
             raise ValueError("arguments need their names")
         arguments = {keyword.arg: ast.literal_eval(keyword.value) for keyword in keywords}
+        if len(arguments) < len(keywords):
+            raise ValueError("an argument is given twice")
         return function.id[1:], arguments
     except (SyntaxError, ValueError, AttributeError) as error:
         raise ValueError(f"{_expected()} Received: {spec!r} ({error})") from error
 
 
-def _from_layer(spec, layer, drop):
+def _from_layer(spec, layer):
     if not isinstance(layer, keras.layers.Layer) or isinstance(layer, keras.layers.Wrapper):
         raise ValueError(f"{_expected()} Received: {spec!r}, which makes {layer!r}")
-    config = {key: value for key, value in layer.get_config().items() if key not in drop}
+    config = layer.get_config()
+    del config["name"]
+    if layer.dtype_policy == keras.config.dtype_policy():
+        del config["dtype"]  # so that it follows the policy where it is used
     return Norm(spec, not config.get("center", False), _template=(type(layer), config))
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from keras import ops
 
 from keras_norms.base import MovingNormalization, Normalization
-from keras_norms.tree import named_layers
+from keras_norms.tree import all_variables, named_layers
 
 _KERAS_NORMS = (
     keras.layers.BatchNormalization,
@@ -76,7 +76,7 @@ def recalibrate(model, data, steps=None, exact=False):
     if not norms:
         raise ValueError(f"The model {model.name!r} has no built layer with batch statistics.")
     moving = {id(variable) for norm in norms for variable in _moving(norm)}
-    others = [variable for variable in model.variables if id(variable) not in moving]
+    others = [variable for variable in all_variables(model) if id(variable) not in moving]
     values = [ops.convert_to_numpy(variable) for variable in others]
     try:
         if not exact:
@@ -130,7 +130,9 @@ def _measuring(norm, pooled):
         pooled.add(_count(inputs, mask, norm.axis), *map(ops.convert_to_numpy, _moving(norm)))
         return outputs
 
-    # Without momentum, the moving statistics are those of the last batch.
+    # Without momentum the moving statistics are those of the last batch, if they were finite.
+    for variable in _moving(norm):
+        variable.assign(ops.zeros(variable.shape))
     norm.momentum, norm.trainable, norm.call = 0.0, True, measured_call
     try:
         yield

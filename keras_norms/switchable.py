@@ -58,7 +58,8 @@ class SwitchableNormalization(MovingNormalization):
         **kwargs,
     ):
         super().__init__(axis, momentum, epsilon, center, scale, **kwargs)
-        if isinstance(statistics, str) or not statistics or set(statistics) - set(STATISTICS):
+        listed = isinstance(statistics, (tuple, list)) and len(statistics) > 0
+        if not listed or any(name not in STATISTICS for name in statistics):
             raise ValueError(
                 "`statistics` must be a non-empty sequence of names among "
                 f"{', '.join(map(repr, STATISTICS))}. Received: statistics={statistics!r}"
@@ -100,7 +101,9 @@ class SwitchableNormalization(MovingNormalization):
             "batch": lambda: self._batch_moments(instance, training),
         }
         means, variances, _ = zip(*(moments[name]() for name in self._in_use), strict=True)
-        mean = _mix(self.mean_logits, means)
+        # About the first mean, since the weights sum to 1 only up to rounding.
+        first = means[0]
+        mean = first + _mix(self.mean_logits, [mean - first for mean in means])
         return mean, self._inverse_std(_mix(self.variance_logits, variances))
 
     def importance(self):

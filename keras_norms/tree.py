@@ -1,5 +1,7 @@
 """Walks the layers of a model."""
 
+import keras
+
 
 def named_layers(model):
     """Every layer below `model`, nested ones included, as `{path: layer}` in model order.
@@ -23,3 +25,10 @@ def named_layers(model):
 
     visit(model, "")
     return found
+
+
+def all_variables(layer):
+    """All variables of `layer` and below; Keras leaves the states of stateful RNNs out."""
+    states = [getattr(sublayer, "states", None) for sublayer in layer._flatten_layers()]
+    found = [*layer.variables, *keras.tree.flatten(states)]
+    return list({id(v): v for v in found if isinstance(v, keras.Variable)}.values())

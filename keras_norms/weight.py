@@ -12,7 +12,7 @@ from keras.src.backend import AutocastScope  # there is no public way to read a 
 from keras_norms.base import register
 from keras_norms.mean_only import MeanOnlyBatchNormalization
 from keras_norms.moments import Axes, instance_moments, pool, pool_replicas
-from keras_norms.tree import named_layers
+from keras_norms.tree import all_variables, named_layers
 
 
 class _Kind(typing.NamedTuple):
@@ -227,7 +227,7 @@ class WeightNormalization(layers.Wrapper):
             config.update(_with_bias(layer))
         plain = type(layer).from_config(config)
         plain.build_from_config(layer.get_build_config())
-        old, new = _variables(layer), _variables(plain)
+        old, new = all_variables(layer), all_variables(plain)
         if norm is not None:
             bias = 0 if layer.bias is None else _value(layer.bias)
             bias = bias - ops.reshape(norm.moving_mean, _unit_sizes(layer))
@@ -466,19 +466,12 @@ def _initial_gain(kernel, axes, shape, dtype=None):
     return ops.cast(ops.reshape(ops.sqrt(_squares(kernel, axes)[1]), shape), dtype)
 
 
-def _variables(layer):
-    """All variables of `layer`; Keras leaves the states of a stateful RNN out."""
-    states = [getattr(sublayer, "states", None) for sublayer in layer._flatten_layers()]
-    found = [*layer.variables, *keras.tree.flatten(states)]
-    return list({id(v): v for v in found if isinstance(v, keras.Variable)}.values())
-
-
 def _call_with(layer, values, inputs, **arguments):
     """Calls `layer` with `values`, by the id of a variable, in place of its variables' own.
 
     The variables stay as they are, and gradients reach what the values are computed from.
     """
-    variables = _variables(layer)
+    variables = all_variables(layer)
     before = {id(variable): _value(variable) for variable in variables} | values
     scope = keras.StatelessScope(collect_losses=True)
     for variable in variables:  # all of them: this scope hides those around it

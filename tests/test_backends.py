@@ -9,7 +9,7 @@ from norms import needs_tensorflow
 
 pytestmark = needs_tensorflow  # the other backends are started from here
 NEUTRAL = [f"tests/test_{name}.py" for name in ("laws", "masks", "precision", "errors", "oracles")]
-NEUTRAL += ["tests/test_serialization.py", "tests/test_properties.py"]
+NEUTRAL += [f"tests/test_{name}.py" for name in ("serialization", "properties", "keras_suites")]
 FAST = {  # the tests are small; compiling them is what takes time
     "KERAS_BACKEND": "jax",
     "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
@@ -17,9 +17,10 @@ FAST = {  # the tests are small; compiling them is what takes time
 
 
 def test_the_laws_on_jax(run_tests):
-    run_tests("tests/test_laws.py", "-m", "not slow", **FAST)
+    files = "tests/test_laws.py", "tests/test_masks.py"
+    run_tests(*files, "-k", "test_laws or truncated", "-m", "not slow", **FAST)
 
 
 @pytest.mark.slow
 def test_all_neutral_tests_on_jax(run_tests):
-    run_tests(*NEUTRAL, **FAST)
+    run_tests(*NEUTRAL, "-m", "not slow", **FAST)

@@ -184,3 +184,9 @@ def test_names_are_public():
         cls = getattr(keras_norms, name)
         assert keras.saving.get_registered_name(cls) == f"keras_norms>{name}"
         assert cls.__doc__ and "Args:" in cls.__doc__ and "Reference:" in cls.__doc__
+
+
+@pytest.mark.parametrize("statistics", [5, [["batch"]], (), "batch", {"batch"}, ("batch", "mode")])
+def test_statistics_is_a_sequence_of_names(statistics):
+    with pytest.raises(ValueError, match="`statistics`.*Received"):
+        keras_norms.SwitchableNormalization(statistics=statistics)

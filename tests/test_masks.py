@@ -186,7 +186,7 @@ def test_masks_broadcast_over_two_batch_axes(shape, rng):
 @pytest.mark.parametrize("source", ["Embedding", "Masking"])
 def test_masks_of_keras_layers_arrive(norm, source, rng):
     """Through `_keras_mask`, and on to the layer behind."""
-    ids = np.array([[3, 1, 2, 0, 0], [1, 0, 0, 0, 0], [2, 2, 3, 1, 2]])
+    ids = np.array([[3, 1, 2, 0, 0], [1, 0, 0, 0, 0], [2, 2, 3, 1, 2]], "int32")
     if source == "Embedding":
         first = keras.layers.Embedding(4, 8, mask_zero=True)
         x = ids

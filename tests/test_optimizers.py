@@ -140,6 +140,10 @@ def test_errors():
     sgd.build(net.trainable_variables)
     with pytest.raises(ValueError, match="has been used"):
         keras_norms.configure_optimizer(sgd, net)
+    excluding = keras.optimizers.AdamW()
+    excluding.exclude_from_weight_decay(var_names=["kernel"])
+    with pytest.raises(ValueError, match="exclude_from_weight_decay"):
+        keras_norms.configure_optimizer(excluding, net)
     with pytest.raises(ValueError, match="Build the model"):
         keras_norms.configure_optimizer(keras.optimizers.SGD(), keras.Sequential([layers.Dense(2)]))
 

@@ -94,6 +94,21 @@ def test_nothing_but_moving_statistics_changes(exact):
     assert "call" not in vars(norm1)
 
 
+def test_repairs_statistics_that_are_not_finite():
+    net = model(keras_norms.BatchNormalization)
+    net.get_layer("norm1").moving_variance.assign(np.full(8, np.inf))
+    keras_norms.recalibrate(net, [X])
+    assert np.isfinite(moving(net, "norm1")).all()
+
+
+def test_states_of_a_stateful_rnn_stay():
+    net = keras.Sequential([keras.Input(batch_shape=(2, 3, 4))])
+    net.add(layers.SimpleRNN(3, stateful=True))
+    net.add(keras_norms.BatchNormalization())
+    keras_norms.recalibrate(net, [X[:2, 0, :3, :1].repeat(4, -1)])
+    assert not np.any(ops.convert_to_numpy(net.layers[0].states[0]))
+
+
 def test_masked_elements_do_not_count():
     inputs = keras.Input((None, 4))
     norm = keras_norms.BatchNormalization(name="norm")

@@ -115,7 +115,7 @@ def test_record_is_complete(run):
     assert versions["keras_norms"] == keras_norms.__version__
     assert {"python", "tensorflow", "tensorflow-datasets"} < set(versions)
     assert results["global_batch"] == BATCH * REPLICAS and results["steps_per_epoch"] == STEPS
-    assert results["learning_rate"] == pytest.approx(0.025)
+    assert results["scaled_learning_rate"] == pytest.approx(0.025)
     assert 0 < results["seconds_per_step"] < results["seconds"]
     assert results["saved_model_difference"] < 1e-5
     history = results["history"]
@@ -252,7 +252,7 @@ def test_default_log_dir_and_the_rate_of_imagenet_nets(small, tmp_path, monkeypa
     folder = done["options"]["log_dir"]
     assert folder == "runs/resnet10-gn_groups=2_-digits-b32x1-s3"
     assert record(tmp_path / folder) == done
-    assert done["results"]["learning_rate"] == pytest.approx(0.1 * 32 / 256)
+    assert done["results"]["scaled_learning_rate"] == pytest.approx(0.1 * 32 / 256)
     assert "learning rate: 0.0125 = 0.1 * 32 / 256, step over 1 epochs" in capsys.readouterr().out
 
 

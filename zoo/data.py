@@ -155,7 +155,8 @@ def load(name, data_dir=None, image_size=None, train_examples=None, test_example
     source = _digits() if name == "digits" else _tfds(name, data_dir)
     height, width, channels = source.image_shape
     side = image_size or (height if height and height == width else 224)
-    base = name.split("/")[0].split(":")[0]
+    # A folder may have the name of a set.
+    base = None if os.path.isdir(name) else name.split("/")[0].split(":")[0]
     default = _IMAGENET if channels == 3 else ((0.5,) * channels,) * 2
     return dataclasses.replace(
         source,

@@ -98,8 +98,9 @@ def train(options):
     Returns:
         What `run.json` holds, as a dict: "options" with the `log_dir` in use, "versions" and
         "results": "history" of `fit`, "accuracy" and "cross_entropy" on the test images,
-        "importance" of the statistics by layer, "parameters", "global_batch", "learning_rate",
-        "steps_per_epoch", "seconds", "seconds_per_step" (median), "saved_model_difference".
+        "importance" of the statistics by layer, "parameters", "global_batch",
+        "scaled_learning_rate", "steps_per_epoch", "seconds", "seconds_per_step" (median),
+        "saved_model_difference".
 
     Raises:
         ValueError: for options that cannot be honoured.
@@ -159,7 +160,7 @@ def train(options):
         f"run folder: {run}"
     )
 
-    facts = {"global_batch": global_batch, "learning_rate": rate, "steps_per_epoch": steps}
+    facts = {"global_batch": global_batch, "scaled_learning_rate": rate, "steps_per_epoch": steps}
     record = {"options": dataclasses.asdict(options), "versions": _versions(), "results": None}
     _make_run_folder(run, record)
     checkpoint = keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: _checkpoint(model, run))

@@ -1,17 +1,16 @@
 """Shows which statistics a trained model prefers: `python scripts/preferences.py RUN [RUN ...]`."""
 
-import os
-import sys
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
 import dataclasses
+import sys
 from pathlib import Path
 from typing import Annotated
 
-import tyro
+from quiet import silent_libraries
 
-from keras_norms import analysis, comparison, figures
+with silent_libraries():
+    import tyro
+
+    from keras_norms import analysis, comparison, figures
 
 
 @dataclasses.dataclass(frozen=True)

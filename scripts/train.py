@@ -1,23 +1,8 @@
 """Trains an image classifier: `python scripts/train.py --norm sn --replicas 2`."""
 
-import contextlib
-import os
 import sys
 
-
-@contextlib.contextmanager
-def silent_libraries():
-    """Keeps what C++ libraries write to stderr while they load from the user."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    terminal, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(terminal, 2)
-        os.close(terminal)
-        os.close(nowhere)
-
+from quiet import silent_libraries
 
 with silent_libraries():
     import tyro

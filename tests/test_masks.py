@@ -20,9 +20,10 @@ from norms import (
     randomize,
     values,
 )
-from running import forward, gradients, tensor
+from running import forward, gradients, tensor, to_numpy
 
 import keras_norms
+from keras_norms import moments
 
 LAST = Layout((4, 5, 8), -1)
 FIRST = Layout((4, 8, 5), 1)
@@ -127,6 +128,18 @@ def test_a_fully_masked_batch_moves_nothing(norm, shape, synchronized, rng):
     assert np.isfinite(y).all()
     for name, value in values(layer).items():
         np.testing.assert_array_equal(value, before[name])
+
+
+@pytest.mark.parametrize("shape", [(4, 5), (4,), (1, 5), (4, 5, 8)], ids=str)
+def test_moments_of_no_elements_are_zero_and_one(shape):
+    """Of a sample, of a group and of the batch: what they hold, NaN included, does not matter."""
+    axes = moments.Axes((0,), (1,), 2)
+    mask = tensor(np.zeros(shape + (1,) * (3 - len(shape)), bool))
+    _, _, instance = moments.instance_moments(tensor(np.full((4, 5, 8), np.nan)), axes, mask)
+    group = moments.pool_groups(instance, 2, 4)
+    for mean, variance, count in (instance, group, moments.pool(group, (0,))):
+        assert (to_numpy(count) == 0).all()
+        assert (to_numpy(mean) == 0).all() and (to_numpy(variance) == 1).all()
 
 
 @over(MOVING)

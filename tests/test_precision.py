@@ -129,6 +129,16 @@ def test_up_to_where_squares_end(norm, policy, rng):
 
 
 @over()
+def test_constant_inputs(norm):
+    """Rounding makes E[x^2] - E[x]^2 of some of these negative; no variance may be."""
+    x = np.empty((2, 4099, 8), "float32")
+    x[...] = 1e12 * np.array([1.1, 2.3, 3.3, 7.7, 1.1, 2.3, 3.3, 7.7])
+    layer = built(norm(momentum=0.0) if norm.moving else norm(), x.shape)
+    assert np.isfinite(forward(layer, x, True)).all()
+    assert (values(layer).get("moving_variance", np.zeros(1)) >= 0).all()
+
+
+@over()
 def test_inside_the_autocast_scope_of_another_layer(norm, rng):
     """Every weight is read in float32, logits and gates too."""
     shape = (4, 5, 5, 8)

@@ -102,27 +102,43 @@ class Normalization(keras.layers.Layer):
             self.beta = self._add_weight("beta", channels)
 
     def call(self, inputs, training=None, mask=None):
+        outputs, _ = self.apply(inputs, training, mask)
+        return outputs
+
+    def apply(self, inputs, training=None, mask=None, first_step=0):
+        """What `call` returns, without its effect on moving statistics.
+
+        A loop over time calls this for each step and, once it has ended, `move`.
+
+        Args:
+            inputs: as for `call`.
+            training: as for `call`.
+            mask: as for `call`.
+            first_step: int or int32 scalar, the number of the first time step in `inputs`.
+
+        Returns:
+            `(outputs, batch)`, where `batch` is what `move` takes, or None if nothing moves.
+        """
         dtype = keras.backend.result_type(inputs.dtype, self.compute_dtype, "float32")
         x = ops.cast(inputs, dtype)
         pivot, instance = 0.0, None
         if self._reads_activation(training):
             x, pivot, instance = instance_moments(x, self._axes, self._align_mask(mask, x))
-        mean, inverse_std = self.mean_and_inverse_std(instance, training)
-        mean = ops.cast(mean, x.dtype) - pivot
-        if inverse_std is not None:
-            inverse_std = ops.cast(inverse_std, x.dtype)
+        batch = self._batch_moments(x, instance, training, first_step)
+        mean, inverse_std = self.mean_and_inverse_std(instance, batch)
         gamma = self._per_channel(self.gamma, x.dtype)
         beta = self._per_channel(self.beta, x.dtype)
-        outputs = standardize(x, mean, inverse_std, gamma, beta)
-        return ops.cast(outputs, self.compute_dtype)
+        outputs = standardize(x, mean - pivot, inverse_std, gamma, beta)
+        return ops.cast(outputs, self.compute_dtype), batch if self._moves(training) else None
 
-    def mean_and_inverse_std(self, instance, training):
+    def mean_and_inverse_std(self, instance, batch):
         """Where this normalization takes its statistics from.
 
         Args:
             instance: `Moments` of each channel of each sample, or None where
                 `_reads_activation(training)` is false.
-            training: whether the layer runs in training mode.
+            batch: `Moments` of the batch in training, or the moving ones; None for a
+                normalization without batch statistics.
 
         Returns:
             `(mean, inverse_std)`, tensors of the rank of the input that broadcast against it.
@@ -146,6 +162,12 @@ class Normalization(keras.layers.Layer):
 
     def _reads_activation(self, training):
         return True
+
+    def _moves(self, training):
+        return False
+
+    def _batch_moments(self, x, instance, training, first_step):
+        return None
 
     def _inverse_std(self, variance):
         return ops.rsqrt(variance + self.epsilon)
@@ -174,11 +196,11 @@ class Normalization(keras.layers.Layer):
         spatial = tuple(a for a in range(rank) if a != channel and a not in batch)
         return Axes(batch, spatial, channel)
 
-    def _add_weight(self, name, size, **kwargs):
-        """A float32 vector, with what the constructor's `{name}_*` arguments say of it."""
+    def _add_weight(self, name, *shape, **kwargs):
+        """A float32 weight, with what the constructor's `{name}_*` arguments say of it."""
         for option in ("initializer", "regularizer", "constraint"):
             kwargs.setdefault(option, getattr(self, f"{name}_{option}", None))
-        return self.add_weight(name=name, shape=(size,), autocast=False, **kwargs)
+        return self.add_weight(name=name, shape=shape, autocast=False, **kwargs)
 
     def _per_channel(self, weight, dtype=None):
         """`weight` in the rank of the input, so that it broadcasts against it."""
@@ -238,6 +260,10 @@ class MovingNormalization(Normalization):
         moving_variance_initializer: initializer of `moving_variance`.
         synchronized: whether batch statistics are those of all replicas of `tf.distribute`
             together. No effect elsewhere: other backends' batch statistics are global already.
+        max_steps: None, or int: keep the statistics of each time step apart, as recurrent batch
+            normalization does. Time is the last of the (two or more) axes in `batch_axis`, and
+            the moving statistics have shape `(max_steps, channels)`; the last one serves all
+            later steps. Inference uses the last step that training has seen for those it has not.
         **kwargs: arguments of `Normalization`.
     """
 
@@ -252,6 +278,7 @@ class MovingNormalization(Normalization):
         moving_mean_initializer="zeros",
         moving_variance_initializer="ones",
         synchronized=False,
+        max_steps=None,
         **kwargs,
     ):
         super().__init__(axis=axis, epsilon=epsilon, center=center, scale=scale, **kwargs)
@@ -261,45 +288,123 @@ class MovingNormalization(Normalization):
         self.moving_mean_initializer = keras.initializers.get(moving_mean_initializer)
         self.moving_variance_initializer = keras.initializers.get(moving_variance_initializer)
         self.synchronized = bool(synchronized)
-        self.moving_mean = self.moving_variance = None
+        self.max_steps = None if max_steps is None else _integer("max_steps", max_steps)
+        if self.max_steps is not None and self.max_steps < 1:
+            raise ValueError(f"`max_steps` must be positive. Received: max_steps={max_steps}")
+        self.moving_mean = self.moving_variance = self.moving_steps = None
 
     def build(self, input_shape):
         super().build(input_shape)
+        if self.max_steps is not None and len(self._axes.batch) < 2:
+            raise ValueError(
+                "`max_steps` needs the axis of time in `batch_axis`, as in batch_axis=(0, 1). "
+                f"Received: max_steps={self.max_steps}, batch_axis={self.batch_axis}"
+            )
         self._build_moving(input_shape[self._axes.channel])
 
-    def _build_moving(self, channels):
-        self.moving_mean = self._add_weight("moving_mean", channels, trainable=False)
-        self.moving_variance = self._add_weight("moving_variance", channels, trainable=False)
+    def call(self, inputs, training=None, mask=None):
+        outputs, batch = self.apply(inputs, training, mask)
+        if batch is not None:
+            self.move(batch)
+        return outputs
 
-    def _reads_activation(self, training):
-        return bool(training and self.trainable)
+    def move(self, batch, first_step=0):
+        """Moves the moving statistics by those of a batch, to the same value on every replica.
 
-    def _batch_moments(self, instance, training):
-        """Statistics of the batch in training, which move the moving ones; else those."""
-        if not (training and self.trainable):
-            dtype = None if instance is None else instance.mean.dtype
-            mean = self._per_channel(self.moving_mean, dtype)
-            return Moments(mean, self._per_channel(self.moving_variance, dtype), None)
-        batch = pool(instance, self._axes.batch)
-        if self.synchronized:
-            batch = pool_replicas(batch)
-            self._move(batch)
-        else:
-            self._move(average_replicas(batch))
-        return batch
-
-    def _move(self, batch):
-        """Every replica assigns the same value; a batch without elements moves nothing."""
-        count = ops.reshape(batch.count, (-1,))
-        for moving, value in (
-            (self.moving_mean, batch.mean),
-            (self.moving_variance, batch.variance),
-        ):
+        Args:
+            batch: `Moments` from `apply`. What has no elements moves nothing.
+            first_step: int or int32 scalar, the number of the first time step in `batch`.
+        """
+        if not self.synchronized:
+            batch = average_replicas(batch)
+        mean, variance, count = self.rows(batch, first_step)
+        for moving, value in ((self.moving_mean, mean), (self.moving_variance, variance)):
             if moving is not None:
-                value = ops.cast(ops.reshape(value, (-1,)), moving.dtype)
+                value = ops.cast(value, moving.dtype)
                 old = ops.convert_to_tensor(moving)
                 new = old * self.momentum + value * (1 - self.momentum)
                 moving.assign(ops.where(count > 0, new, old))
+        if self.max_steps is not None:
+            self.moving_steps.assign(ops.maximum(self.moving_steps, steps_seen(count)))
+
+    def rows(self, batch, first_step):
+        """`Moments` of a batch in the shape of the moving statistics."""
+        if self.max_steps is None:
+            return Moments(*(ops.reshape(part, (-1,)) for part in batch))
+        shape = ops.shape(batch.mean)
+        channel, time = self._axes.channel, self._time
+
+        def by_step(part):
+            part = ops.broadcast_to(part, shape)
+            if channel < time:
+                part = ops.swapaxes(part, channel, time)
+            return ops.reshape(part, (-1, shape[channel]))
+
+        mean, variance, count = map(by_step, batch)
+        steps = first_step + ops.arange(shape[time], dtype="int32")
+        rows = ops.minimum(steps, self.max_steps - 1)
+
+        def total(values):
+            return ops.segment_sum(values, rows, num_segments=self.max_steps)
+
+        weight = ops.maximum(total(count), 1)
+        return Moments(total(mean * count) / weight, total(variance * count) / weight, total(count))
+
+    def _build_moving(self, channels):
+        self._add_moving("moving_mean", channels)
+        self._add_moving("moving_variance", channels)
+
+    def _add_moving(self, name, channels):
+        shape = (channels,) if self.max_steps is None else (self.max_steps, channels)
+        setattr(self, name, self._add_weight(name, *shape, trainable=False))
+        if self.max_steps is not None and self.moving_steps is None:
+            # How many steps have statistics; training need not have seen all.
+            self.moving_steps = self._add_weight(
+                "moving_steps", initializer="zeros", trainable=False
+            )
+
+    def _reads_activation(self, training):
+        return self._moves(training)
+
+    def _moves(self, training):
+        return bool(training and self.trainable and self.moving_mean is not None)
+
+    def _batch_moments(self, x, instance, training, first_step):
+        """Statistics of the batch in training, else the moving ones; None if neither is used."""
+        if self.moving_mean is None:
+            return None
+        if not self._moves(training):
+            mean, variance = (
+                None if moving is None else self._of_steps(x, moving, first_step)
+                for moving in (self.moving_mean, self.moving_variance)
+            )
+            return Moments(mean, variance, None)
+        batch = pool(instance, tuple(axis for axis in self._axes.batch if axis != self._time))
+        return pool_replicas(batch) if self.synchronized else batch
+
+    @property
+    def _time(self):
+        return None if self.max_steps is None else self._axes.batch[-1]
+
+    def _of_steps(self, x, moving, first_step):
+        """Moving statistics in the rank of `x`, those of its time steps where steps differ."""
+        if self.max_steps is None:
+            return self._per_channel(moving, x.dtype)
+        last = ops.maximum(ops.cast(self.moving_steps, "int32"), 1) - 1
+        steps = first_step + ops.arange(ops.shape(x)[self._time], dtype="int32")
+        rows = ops.cast(ops.take(moving, ops.minimum(steps, last), axis=0), x.dtype)
+        if self._axes.channel < self._time:
+            rows = ops.transpose(rows)
+        shape = [1] * len(x.shape)
+        shape[self._axes.channel] = rows.shape[self._axes.channel > self._time]
+        shape[self._time] = -1
+        return ops.reshape(rows, shape)
+
+
+def steps_seen(count):
+    """The number of rows up to the last one that is not empty."""
+    rows = ops.arange(1, count.shape[0] + 1, dtype=count.dtype)
+    return ops.max(ops.where(ops.any(count > 0, axis=1), rows, 0))
 
 
 def _integer(name, value):

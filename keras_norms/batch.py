@@ -30,6 +30,5 @@ class BatchNormalization(MovingNormalization):
         [Batch Normalization](https://arxiv.org/abs/1502.03167), section 3, algorithm 1.
     """
 
-    def mean_and_inverse_std(self, instance, training):
-        mean, variance, _ = self._batch_moments(instance, training)
-        return mean, self._inverse_std(variance)
+    def mean_and_inverse_std(self, instance, batch):
+        return batch.mean, self._inverse_std(batch.variance)

@@ -65,8 +65,7 @@ class BatchInstanceNormalization(MovingNormalization):
         channels = input_shape[self._axes.channel]
         self.gate = self._add_weight("gate", channels, constraint=UnitInterval())
 
-    def mean_and_inverse_std(self, instance, training):
-        batch = self._batch_moments(instance, training)
+    def mean_and_inverse_std(self, instance, batch):
         gate = self._per_channel(self.gate, instance.mean.dtype)
         from_batch = gate * self._inverse_std(batch.variance)
         from_instance = (1 - gate) * self._inverse_std(instance.variance)

@@ -77,6 +77,6 @@ class GroupNormalization(Normalization):
         self._groups = resolve_groups(self.groups, channels)
         self._refuse_single_elements(input_shape, channels // self._groups)
 
-    def mean_and_inverse_std(self, instance, training):
+    def mean_and_inverse_std(self, instance, batch):
         mean, variance, _ = pool_groups(instance, self._axes.channel, self._groups)
         return mean, self._inverse_std(variance)

@@ -33,5 +33,5 @@ class InstanceNormalization(Normalization):
         super().build(input_shape)
         self._refuse_single_elements(input_shape, 1)
 
-    def mean_and_inverse_std(self, instance, training):
+    def mean_and_inverse_std(self, instance, batch):
         return instance.mean, self._inverse_std(instance.variance)

@@ -45,8 +45,8 @@ class MeanOnlyBatchNormalization(MovingNormalization):
     def get_config(self):
         return {key: value for key, value in super().get_config().items() if key not in _ABSENT}
 
-    def mean_and_inverse_std(self, instance, training):
-        return self._batch_moments(instance, training).mean, None
+    def mean_and_inverse_std(self, instance, batch):
+        return batch.mean, None
 
     def _build_moving(self, channels):
-        self.moving_mean = self._add_weight("moving_mean", channels, trainable=False)
+        self._add_moving("moving_mean", channels)

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_norms.base import MovingNormalization, Normalization
+from keras_norms.base import MovingNormalization, Normalization, steps_seen
 from keras_norms.tree import all_variables, named_layers
 
 _KERAS_NORMS = (
@@ -76,6 +76,7 @@ def recalibrate(model, data, steps=None, exact=False):
     if not norms:
         raise ValueError(f"The model {model.name!r} has no built layer with batch statistics.")
     moving = {id(variable) for norm in norms for variable in _moving(norm)}
+    moving |= {id(norm.moving_steps) for norm in norms if getattr(norm, "max_steps", None)}
     others = [variable for variable in all_variables(model) if id(variable) not in moving]
     values = [ops.convert_to_numpy(variable) for variable in others]
     try:
@@ -118,9 +119,33 @@ def _recalibrate(model, norms, data, steps, title):
     return used
 
 
-@contextlib.contextmanager
 def _measuring(norm, pooled):
     """Makes `norm` run in training mode and hand the statistics of each call to `pooled`."""
+    ours = isinstance(norm, MovingNormalization)
+    return _measuring_ours(norm, pooled) if ours else _measuring_keras(norm, pooled)
+
+
+@contextlib.contextmanager
+def _measuring_ours(norm, pooled):
+    trainable, apply = norm.trainable, norm.apply
+
+    def measured_apply(inputs, training=None, mask=None, first_step=0):
+        return apply(inputs, True, mask, first_step)
+
+    def measured_move(batch, first_step=0):
+        mean, variance, count = map(ops.convert_to_numpy, norm.rows(batch, first_step))
+        pooled.add(count, mean, variance)
+
+    norm.trainable, norm.apply, norm.move = True, measured_apply, measured_move
+    try:
+        yield
+    finally:
+        del norm.apply, norm.move
+        norm.trainable = trainable
+
+
+@contextlib.contextmanager
+def _measuring_keras(norm, pooled):
     before = [ops.convert_to_numpy(variable) for variable in _moving(norm)]
     momentum, trainable = norm.momentum, norm.trainable
     call = norm.call
@@ -161,6 +186,8 @@ class _Pooled:
         for variable, value in zip(_moving(norm), (self.mean, self.variance), strict=False):
             old = ops.convert_to_numpy(variable)
             variable.assign(np.where(self.count > 0, value, old).astype(old.dtype))
+        if getattr(norm, "max_steps", None):
+            norm.moving_steps.assign(steps_seen(self.count))
 
 
 def _in_order_of_data(model, norms, data):
@@ -174,14 +201,16 @@ def _in_order_of_data(model, norms, data):
 
         return recorded_call
 
-    for norm in norms:
-        norm.call = recorded(norm, norm.call)
+    # A loop over time applies its norms, and calls none of them.
+    entries = [(n, "apply" if isinstance(n, MovingNormalization) else "call") for n in norms]
+    for norm, entry in entries:
+        setattr(norm, entry, recorded(norm, getattr(norm, entry)))
     try:
         for batch in itertools.islice(data, 1):
             model(_inputs(batch), training=False)
     finally:
-        for norm in norms:
-            del norm.call
+        for norm, entry in entries:
+            delattr(norm, entry)
     return list(order.values()) or norms
 
 

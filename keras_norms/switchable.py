@@ -92,13 +92,13 @@ class SwitchableNormalization(MovingNormalization):
             )
             setattr(self, name, weight)
 
-    def mean_and_inverse_std(self, instance, training):
+    def mean_and_inverse_std(self, instance, batch):
         channel = self._axes.channel
         moments = {
             "instance": lambda: instance,
             "group": lambda: pool_groups(instance, channel, self._groups),
             "layer": lambda: pool(instance, (channel,)),
-            "batch": lambda: self._batch_moments(instance, training),
+            "batch": lambda: batch,
         }
         means, variances, _ = zip(*(moments[name]() for name in self._in_use), strict=True)
         # About the first mean, since the weights sum to 1 only up to rounding.

@@ -1,0 +1,88 @@
+"""Which norm works in which model: one table for the builders, the tests and the docs."""
+
+import typing
+
+import keras_norms
+from keras_norms import (
+    BatchInstanceNormalization,
+    GroupNormalization,
+    InstanceNormalization,
+    SwitchableNormalization,
+)
+
+
+class Host(typing.NamedTuple):
+    """A kind of model: whether its norms may pool positions, and which, or why not."""
+
+    positions: bool
+    why: str
+
+
+MODELS = {
+    "resnet": Host(True, "height and width"),
+    "convnet": Host(True, "height and width"),
+    "transformer": Host(True, "time"),
+    "causal_transformer": Host(False, "a step must not depend on later ones"),
+    "lstm": Host(False, "its norms see one step at a time"),
+    "mlp": Host(False, "a vector has none"),
+}
+# The statistics of these are those of one channel of one sample: the value itself, if there are
+# no positions to pool.
+_NEED_POSITIONS = ("in", "bin")
+# norm: {model: whether it works there}
+SUPPORT = {
+    name: {model: host.positions or name not in _NEED_POSITIONS for model, host in MODELS.items()}
+    for name in keras_norms.NAMES
+}
+
+
+def resolve(spec, model):
+    """The norm that `spec` stands for, in a model that it works in.
+
+    Args:
+        spec: what `keras_norms.get` understands.
+        model: str, a key of `MODELS`.
+
+    Returns:
+        A `keras_norms.Norm`.
+
+    Raises:
+        ValueError: for an unknown norm, or one that pools positions where `model` has none; the
+            message names those that work.
+
+    >>> resolve("gn(groups=16)", "mlp").spec
+    'gn(groups=16)'
+    """
+    norm = keras_norms.get(spec)
+    if needs_positions(norm) and not MODELS[model].positions:
+        working = ", ".join(repr(name) for name in SUPPORT if SUPPORT[name][model])
+        raise ValueError(
+            f"The norm {spec!r} pools positions (pixels, time steps), of which the {model} model "
+            f"offers none: {MODELS[model].why}. Use one of {working}. Received: norm={spec!r}"
+        )
+    return norm
+
+
+def needs_positions(norm):
+    """Whether a `keras_norms.Norm` cannot do without axes beside samples and channels."""
+    match norm.normalize():
+        case InstanceNormalization() | BatchInstanceNormalization():
+            return True
+        case GroupNormalization(groups=groups):
+            return groups == -1  # one channel per group
+        case SwitchableNormalization(statistics=statistics):
+            return set(statistics) == {"instance"}
+    return False
+
+
+def markdown():
+    """`SUPPORT` as a table in Markdown, a row per norm."""
+    rows = [
+        ["norm", *MODELS],
+        ["---"] * (1 + len(MODELS)),
+        *(
+            [f"`{name}`", *("yes" if works else "no" for works in row.values())]
+            for name, row in SUPPORT.items()
+        ),
+    ]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)

@@ -6,6 +6,7 @@ from keras_norms.batch import BatchNormalization
 from keras_norms.batch_instance import BatchInstanceNormalization
 from keras_norms.group import GroupNormalization
 from keras_norms.instance import InstanceNormalization
+from keras_norms.lstm import NormalizedLSTM, NormalizedLSTMCell
 from keras_norms.mean_only import MeanOnlyBatchNormalization
 from keras_norms.optimizers import configure_optimizer, control_variables, no_decay_variables
 from keras_norms.registry import NAMES, get
@@ -21,6 +22,8 @@ __all__ = [
     "GroupNormalization",
     "InstanceNormalization",
     "MeanOnlyBatchNormalization",
+    "NormalizedLSTM",
+    "NormalizedLSTMCell",
     "SwitchableNormalization",
     "WeightNormalization",
     "__version__",

@@ -129,7 +129,7 @@ class Normalization(keras.layers.Layer):
         gamma = self._per_channel(self.gamma, x.dtype)
         beta = self._per_channel(self.beta, x.dtype)
         outputs = standardize(x, mean - pivot, inverse_std, gamma, beta)
-        return ops.cast(outputs, self.compute_dtype), batch if self._moves(training) else None
+        return ops.cast(outputs, self.compute_dtype), batch if self.moves(training) else None
 
     def mean_and_inverse_std(self, instance, batch):
         """Where this normalization takes its statistics from.
@@ -163,7 +163,8 @@ class Normalization(keras.layers.Layer):
     def _reads_activation(self, training):
         return True
 
-    def _moves(self, training):
+    def moves(self, training):
+        """Whether a call moves moving statistics."""
         return False
 
     def _batch_moments(self, x, instance, training, first_step):
@@ -364,16 +365,16 @@ class MovingNormalization(Normalization):
             )
 
     def _reads_activation(self, training):
-        return self._moves(training)
+        return self.moves(training)
 
-    def _moves(self, training):
+    def moves(self, training):
         return bool(training and self.trainable and self.moving_mean is not None)
 
     def _batch_moments(self, x, instance, training, first_step):
         """Statistics of the batch in training, else the moving ones; None if neither is used."""
         if self.moving_mean is None:
             return None
-        if not self._moves(training):
+        if not self.moves(training):
             mean, variance = (
                 None if moving is None else self._of_steps(x, moving, first_step)
                 for moving in (self.moving_mean, self.moving_variance)

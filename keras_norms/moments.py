@@ -117,17 +117,23 @@ def pool_groups(moments, axis, groups):
         mean, variance, count = moments
         return Moments(mean, ops.zeros_like(mean) if variance is None else variance, count)
 
-    before = (slice(None),) * axis
+    before, size = (slice(None),) * axis, channels // groups
 
     def split(tensor):
         if tensor is None or tensor.shape[axis] == 1:
             return None if tensor is None else tensor[(*before, None)]
         shape = ops.shape(tensor)
-        return ops.reshape(tensor, shape[:axis] + (groups, channels // groups) + shape[axis + 1 :])
+        return ops.reshape(tensor, shape[:axis] + (groups, size) + shape[axis + 1 :])
+
+    # A product, because XLA cannot differentiate `repeat` inside of a loop over time.
+    ones = np.ones((size,) + (1,) * (len(moments.mean.shape) - axis - 1))
 
     def join(tensor):
-        tensor = tensor[(*before, slice(None), 0)]
-        return tensor if tensor.shape[axis] == 1 else ops.repeat(tensor, channels // groups, axis)
+        if tensor.shape[axis] == 1:
+            return tensor[(*before, slice(None), 0)]
+        shape = ops.shape(tensor)
+        repeated = tensor * ops.cast(ones, tensor.dtype)
+        return ops.reshape(repeated, shape[:axis] + (channels,) + shape[axis + 2 :])
 
     return Moments(*map(join, pool(Moments(*map(split, moments)), (axis + 1,))))
 
@@ -138,7 +144,7 @@ def pool_replicas(moments):
     One differentiable all-reduce: each replica writes its moments into its own slot of a zero
     tensor, and the sum of those tensors holds all of them on every replica.
     """
-    context = _replica_context()
+    context = replica_context()
     if context is None:
         return moments
     packed = ops.stack([ops.broadcast_to(part, ops.shape(moments.mean)) for part in moments])
@@ -151,7 +157,7 @@ def pool_replicas(moments):
 
 def average_replicas(moments):
     """Count-weighted mean of the replicas' own means and variances, equal on all replicas."""
-    context = _replica_context()
+    context = replica_context()
     if context is None:
         return moments
     mean, variance, count = moments
@@ -218,7 +224,7 @@ def _expand(tensor, axes, like):
     return ops.broadcast_to(tensor, shape)
 
 
-def _replica_context():
+def replica_context():
     """The replica context of `tf.distribute`, or None where there are no other replicas."""
     if keras.config.backend() != "tensorflow":
         return None

@@ -7,6 +7,7 @@ import typing
 
 import keras
 
+from keras_norms.base import MovingNormalization
 from keras_norms.batch import BatchNormalization
 from keras_norms.batch_instance import BatchInstanceNormalization
 from keras_norms.group import GroupNormalization
@@ -46,20 +47,45 @@ class Norm:
         spec: what `keras_norms.get` turns into an equal object.
         use_bias: whether the layer before the norm keeps its bias: not if the norm adds a
             `beta` of its own.
+        weight_norm: the arguments of `WeightNormalization`, if this norm is one; else None.
     """
 
     spec: typing.Any = dataclasses.field(hash=False)
     use_bias: bool = True
+    weight_norm: typing.Any = dataclasses.field(default=None, compare=False, repr=False)
     _template: typing.Any = dataclasses.field(default=None, compare=False, repr=False)
-    _weight: typing.Any = dataclasses.field(default=None, compare=False, repr=False)
 
-    def normalize(self, name=None, batch_axis=0, zero_init=False):
+    @property
+    def is_identity(self):
+        """Whether it neither normalizes activations nor weights."""
+        return self._template is None and self.weight_norm is None
+
+    @property
+    def has_batch_statistics(self):
+        """Whether training uses statistics of the batch."""
+        if self.weight_norm is not None:
+            return self.weight_norm["mean_only_batch_norm"]
+        cls, config = self._template or (type(None), {})
+        if issubclass(cls, keras.layers.BatchNormalization):
+            return True
+        return issubclass(cls, MovingNormalization) and "batch" in _statistics(config)
+
+    @property
+    def needs_spatial_axis(self):
+        """Whether it refuses activations that have samples and channels only."""
+        cls, config = self._template or (type(None), {})
+        always = issubclass(cls, (InstanceNormalization, BatchInstanceNormalization))
+        return always or set(_statistics(config)) == {"instance"}
+
+    def normalize(self, name=None, batch_axis=0, zero_init=False, **arguments):
         """A new layer that normalizes an activation; the identity if this norm does not.
 
         Args:
             name: str or None, the layer's name.
             batch_axis: int or tuple of ints, the axes whose entries are samples.
             zero_init: whether `gamma` starts at 0, where the layer has one.
+            **arguments: what the model wants of the layer's other arguments, where it has them.
+                `dtype` holds unless the spec has one.
 
         Raises:
             ValueError: if the layer has no `batch_axis` and needs one other than 0.
@@ -68,6 +94,9 @@ class Norm:
             return keras.layers.Identity(name=name)
         cls, config = self._template
         config = {**config, "name": name} if name else dict(config)
+        if "dtype" in arguments:
+            config.setdefault("dtype", arguments.pop("dtype"))
+        config.update({key: value for key, value in arguments.items() if key in config})
         if "batch_axis" in config:
             config["batch_axis"] = batch_axis
         elif batch_axis != 0 and not issubclass(cls, keras.layers.RMSNormalization):
@@ -81,9 +110,9 @@ class Norm:
 
     def wrap(self, layer):
         """`layer` under weight normalization; `layer` itself if this norm is not one."""
-        if self._weight is None:
+        if self.weight_norm is None:
             return layer
-        return WeightNormalization(layer, name=f"{layer.name}_wn", **self._weight)
+        return WeightNormalization(layer, name=f"{layer.name}_wn", **self.weight_norm)
 
 
 def get(spec):
@@ -123,6 +152,11 @@ def get(spec):
     raise ValueError(f"{_expected()} Received: {spec!r}")
 
 
+def _statistics(config):
+    """The statistics of a switchable norm; of another one with batch statistics, those."""
+    return config.get("statistics", ("batch",))
+
+
 def _from_string(spec):
     name, arguments = _parse(spec)
     canonical = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
@@ -149,7 +183,7 @@ def _from_string(spec):
     except (TypeError, ValueError) as error:
         raise ValueError(f"The norm {spec!r} cannot be made: {error}") from error
     if weight:
-        return Norm(canonical, _weight=arguments)
+        return Norm(canonical, weight_norm=arguments)
     return _from_layer(canonical, layer)
 
 

@@ -131,7 +131,7 @@ class WeightNormalization(layers.Wrapper):
                 name=name,
                 shape=(math.prod(kernel.shape[axis] for axis in axes),),
                 # Not assigned here: the kernel may get its own value only after this method.
-                initializer=functools.partial(_initial_gain, kernel, axes),
+                initializer=functools.partial(initial_gain, kernel, axes),
                 dtype=_value(kernel).dtype,
                 autocast=False,
             )
@@ -191,7 +191,7 @@ class WeightNormalization(layers.Wrapper):
             self.build(tuple(x.shape))
         layer, norm = self.layer, self.mean_only_batch_norm
         ((_, kernel, axes),) = self._kernels()
-        direction = {id(kernel): _scaled(kernel, ops.ones(self.gain.shape), axes)}
+        direction = {id(kernel): scaled(kernel, ops.ones(self.gain.shape), axes)}
         t = _join_units(layer, _pre_activation(layer, direction, x))
         t = ops.cast(t, keras.backend.result_type(t.dtype, "float32"))
         rank, channel = len(t.shape), _channel_axis(layer) % len(t.shape)
@@ -268,7 +268,7 @@ class WeightNormalization(layers.Wrapper):
     def _weights(self):
         """`w` of every kernel in use, by the id of the kernel."""
         return {
-            id(kernel): _scaled(kernel, getattr(self, name), axes)
+            id(kernel): scaled(kernel, getattr(self, name), axes)
             for name, kernel, axes in self._kernels()
         }
 
@@ -455,14 +455,15 @@ def _squares(kernel, axes):
     return v, ops.sum(ops.square(v), others, keepdims=True)
 
 
-def _scaled(kernel, gain, axes):
+def scaled(kernel, gain, axes):
     """`gain * v / ||v||`; where `v = 0`, 0 with a finite gradient."""
     v, squares = _squares(kernel, axes)
     gain = ops.reshape(ops.cast(gain, v.dtype), squares.shape)
     return ops.cast(v * (gain / ops.sqrt(ops.where(squares > 0, squares, 1))), _value(kernel).dtype)
 
 
-def _initial_gain(kernel, axes, shape, dtype=None):
+def initial_gain(kernel, axes, shape, dtype=None):
+    """`||v||`, with which weight normalization starts, as an initializer."""
     return ops.cast(ops.reshape(ops.sqrt(_squares(kernel, axes)[1]), shape), dtype)
 
 

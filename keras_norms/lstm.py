@@ -1,0 +1,364 @@
+"""LSTM whose contributions to the gates are normalized apart."""
+
+import functools
+
+import keras
+from keras import layers, ops
+from keras.src.backend import rnn  # the loop of Keras's own RNN layers has no public name
+
+from keras_norms import registry
+from keras_norms.base import MovingNormalization, Normalization, register
+from keras_norms.mean_only import MeanOnlyBatchNormalization
+from keras_norms.moments import Moments, replica_context
+from keras_norms.weight import initial_gain, scaled
+
+_GATES = ("i", "f", "c", "o")  # their order in Keras's kernels
+
+
+class _NormalizedGates:
+    """The norms of an LSTM and the arithmetic of its gates, for the layer and the cell.
+
+    Every norm sees (batch, time, features), where each step of each sequence is a sample.
+    """
+
+    def _make_norms(self, norm, per_gate, max_steps=None, gamma_initializer=None):
+        self.norm = registry.get(norm)
+        self.per_gate = bool(per_gate)
+        if self.norm.needs_spatial_axis:
+            known = [name for name in registry.NAMES if not registry.get(name).needs_spatial_axis]
+            raise ValueError(
+                "A step of an LSTM has no spatial axis, which this norm needs. Use one of "
+                f"{', '.join(map(repr, known))}. Received: norm={norm!r}"
+            )
+        if gamma_initializer is None and self.norm.has_batch_statistics:
+            gamma_initializer = keras.initializers.Constant(0.1)
+        options = {"dtype": self.dtype_policy, "max_steps": max_steps}
+        if gamma_initializer is not None:
+            options["gamma_initializer"] = gamma_initializer
+
+        def make(contribution, count=1, **more):
+            names = [f"{self.name}_{contribution}_norm"]
+            if count > 1:
+                names = [f"{names[0]}_{gate}" for gate in _GATES]
+            made = [self._make_norm(contribution, name, options | more) for name in names]
+            return [layer for layer in made if layer is not None]
+
+        gates = len(_GATES) if self.per_gate else 1
+        # The bias of the gates is the only one they need.
+        self.input_norms = make("input", gates, center=False)
+        self.recurrent_norms = make("recurrent", gates, center=False)
+        self.cell_norms = make("cell")
+
+    def _make_norm(self, contribution, name, options):
+        weight_norm = self.norm.weight_norm
+        if weight_norm is None:
+            layer = self.norm.normalize(name, batch_axis=(0, 1), **options)
+            return None if isinstance(layer, layers.Identity) else layer
+        if weight_norm["mean_only_batch_norm"] and contribution != "cell":
+            return MeanOnlyBatchNormalization(
+                momentum=weight_norm["momentum"],
+                center=False,
+                synchronized=weight_norm.get("synchronized", False),
+                batch_axis=(0, 1),
+                max_steps=options["max_steps"],
+                dtype=options["dtype"],
+                name=name,
+            )
+        return None
+
+    def _build_norms(self, cell):
+        for norms, size in (
+            (self.input_norms, 4 * cell.units),
+            (self.recurrent_norms, 4 * cell.units),
+            (self.cell_norms, cell.units),
+        ):
+            for norm in norms:
+                norm.build((None, None, size // len(norms)))
+
+        for name, gain in (("kernel", "gain"), ("recurrent_kernel", "recurrent_gain")):
+            setattr(self, gain, None)
+            if self.norm.weight_norm is not None:
+                chosen = self.norm.weight_norm.get("kernels")
+                if chosen is None or name in chosen:
+                    kernel = getattr(cell, name)
+                    weight = self.add_weight(
+                        name=gain,
+                        shape=(4 * cell.units,),
+                        initializer=functools.partial(initial_gain, kernel, (-1,)),
+                        autocast=False,
+                    )
+                    setattr(self, gain, weight)
+
+    def _kernels(self, cell):
+        """The kernels in use: under weight normalization, gain * v / ||v||."""
+        kernels = []
+        for kernel, gain in (
+            (cell.kernel, self.gain),
+            (cell.recurrent_kernel, self.recurrent_gain),
+        ):
+            used = kernel if gain is None else scaled(kernel, gain, (-1,))
+            kernels.append(ops.cast(used, self.compute_dtype))
+        return kernels
+
+    def _norm_config(self):
+        spec = self.norm.spec
+        if not isinstance(spec, (str, dict)):
+            spec = keras.saving.serialize_keras_object(self.norm.normalize())
+        return {"norm": spec, "per_gate": self.per_gate}
+
+
+@register
+class NormalizedLSTMCell(_NormalizedGates, layers.LSTMCell):
+    """One step of `NormalizedLSTM`, for `keras.layers.RNN`, with norms of single samples only.
+
+    Args:
+        units: int, the size of the state.
+        *args: further arguments of `keras.layers.LSTMCell`.
+        norm: what `keras_norms.get` understands, without batch statistics.
+        per_gate: whether each gate is normalized on its own, not all four as one vector.
+        **kwargs: arguments of `keras.layers.LSTMCell`.
+
+    Raises:
+        ValueError: for a norm with batch statistics, whose moving statistics no cell can move
+            (use `NormalizedLSTM`), or one that needs a spatial axis.
+
+    Reference:
+        [Layer Normalization](https://arxiv.org/abs/1607.06450), equations 20 to 22.
+    """
+
+    def __init__(self, units, *args, norm="ln", per_gate=False, **kwargs):
+        super().__init__(units, *args, **kwargs)
+        self._make_norms(norm, per_gate)
+        if self.norm.has_batch_statistics:
+            raise ValueError(
+                "A cell cannot keep moving statistics: they have to be moved outside of the loop "
+                f"over time. Use NormalizedLSTM. Received: norm={norm!r}"
+            )
+
+    def build(self, input_shape):
+        super().build(input_shape)
+        self._build_norms(self)
+
+    def call(self, inputs, states, training=False):
+        h, c = states
+        kernel, recurrent_kernel = self._kernels(self)
+        masks = self.get_dropout_mask(inputs) if training else None
+        recurrent_masks = self.get_recurrent_dropout_mask(h) if training else None
+        x = _each(self.input_norms, _project(inputs, kernel, masks), _normalize_step)
+        h = _each(
+            self.recurrent_norms, _project(h, recurrent_kernel, recurrent_masks), _normalize_step
+        )
+        gates = x + h if self.bias is None else x + h + self.bias
+        output, c = _advance(self, gates, c, self.cell_norms, _normalize_step)
+        return output, [output, c]
+
+    def get_config(self):
+        return {**super().get_config(), **self._norm_config()}
+
+
+@register
+class NormalizedLSTM(_NormalizedGates, layers.LSTM):
+    """LSTM that normalizes what comes from the input, what from the state, and the cell's output.
+
+        gates = norm_x(W x_t) + norm_h(U h_{t-1}) + b
+        c_t = sigmoid(f) * c_{t-1} + sigmoid(i) * tanh(g)
+        h_t = sigmoid(o) * tanh(norm_c(c_t))
+
+    The cell `c` itself is carried unnormalized. A drop-in for `keras.layers.LSTM`, which it equals
+    with norm="none". The gates have the one bias `b`; `norm_c` has a beta of its own.
+
+    Norms with batch statistics keep them for each time step apart (Cooijmans et al.), start at
+    gamma 0.1 and leave padded steps out. Switchable normalization uses layer and batch
+    statistics here, or those listed, as in `"sn(statistics=('layer', 'group'))"`. Weight
+    normalization is that of both kernels, with weights `gain` and `recurrent_gain`; mean-only
+    batch normalization subtracts the means of both contributions.
+
+    Args:
+        units: int, the size of the state.
+        *args: further arguments of `keras.layers.LSTM`.
+        norm: what `keras_norms.get` understands.
+        per_gate: whether each gate is normalized on its own, not all four as one vector.
+        max_steps: int, how many time steps have batch statistics of their own; the last one's
+            serve all later steps. Steps count from the start of the call; with `stateful`,
+            from the last `reset_state()`.
+        gamma_initializer: initializer of every gamma. None: 0.1 for norms with batch statistics,
+            else what the norm says.
+        **kwargs: arguments of `keras.layers.LSTM`.
+
+    Raises:
+        ValueError: for a norm that needs a spatial axis, and for statistics that are
+            synchronized over several replicas without `unroll=True`: TensorFlow's replicas
+            cannot talk to each other inside a loop.
+
+    Reference:
+        [Layer Normalization](https://arxiv.org/abs/1607.06450), equations 20 to 22, and
+        [Recurrent Batch Normalization](https://arxiv.org/abs/1603.09025), section 3.
+    """
+
+    def __init__(
+        self,
+        units,
+        *args,
+        norm="ln",
+        per_gate=False,
+        max_steps=100,
+        gamma_initializer=None,
+        **kwargs,
+    ):
+        super().__init__(units, *args, **kwargs)
+        self.max_steps = max_steps
+        self.gamma_initializer = keras.initializers.get(gamma_initializer)
+        self._make_norms(norm, per_gate, max_steps, self.gamma_initializer)
+        if not self.norm.is_identity:
+            self.supports_jit = True  # nothing of cuDNN in it
+
+    def build(self, sequences_shape, initial_state_shape=None):
+        super().build(sequences_shape)
+        self._build_norms(self.cell)
+        self.next_step = None
+        if self.stateful and self.norm.has_batch_statistics:
+            self.next_step = self.add_weight(
+                name="next_step", initializer="zeros", trainable=False, autocast=False
+            )
+
+    def reset_state(self):
+        super().reset_state()
+        if getattr(self, "next_step", None) is not None:
+            self.next_step.assign(0.0)
+
+    def inner_loop(self, sequences, initial_state, mask, training=False):
+        if self.norm.is_identity:
+            return super().inner_loop(sequences, initial_state, mask, training)
+        self._refuse_replicas_in_loop(training)
+        cell, (h, c) = self.cell, initial_state
+        if isinstance(mask, (list, tuple)):
+            mask = mask[0]
+        if self.go_backwards:
+            sequences = ops.flip(sequences, 1)
+            mask = None if mask is None else ops.flip(mask, 1)
+        first = 0 if self.next_step is None else ops.cast(self.next_step, "int32")
+        kernel, recurrent_kernel = self._kernels(cell)
+        masks = cell.get_dropout_mask(sequences[:, 0]) if training else None
+        recurrent_masks = cell.get_recurrent_dropout_mask(h) if training else None
+
+        def normalize_all(norm, x):
+            y, batch = _apply(norm, x, training, mask, first)
+            if batch is not None:
+                norm.move(batch, first)
+            return y
+
+        # All steps at once, before the loop.
+        x = _each(self.input_norms, _project(sequences, kernel, masks), normalize_all)
+        if cell.bias is not None:
+            x = x + cell.bias
+        if mask is not None:
+            # As one more feature, for Keras's loop would mask the moments of the batch too.
+            x = ops.concatenate([x, ops.cast(mask, x.dtype)[..., None]], -1)
+
+        def step(inputs, states):
+            h, c, index, *previous = states
+            valid, batches = None, []
+            if mask is not None:
+                inputs, valid = inputs[:, :-1], inputs[:, -1:] > 0
+
+            def normalize(norm, x):
+                y, batch = _apply(norm, x[:, None], training, valid, index)
+                if batch is not None:
+                    parts = [ops.broadcast_to(part, ops.shape(batch.mean)) for part in batch]
+                    batches.append(ops.concatenate(parts, 1))
+                return y[:, 0]
+
+            recurrent = _project(h, recurrent_kernel, recurrent_masks)
+            gates = inputs + _each(self.recurrent_norms, recurrent, normalize)
+            output, new_c = _advance(cell, gates, c, self.cell_norms, normalize)
+            new_h = output
+            if valid is not None:
+                new_h, new_c = ops.where(valid, new_h, h), ops.where(valid, new_c, c)
+                missing = ops.zeros_like(output) if self.zero_output_for_mask else previous[0]
+                output = ops.where(valid, output, missing)
+                previous = [output]
+            return [output, *batches], [new_h, new_c, index + 1, *previous]
+
+        states = [h, c, ops.convert_to_tensor(first, "int32")]
+        if mask is not None:
+            states.append(ops.zeros_like(h))
+        (outputs, *batches), (h, c, index, *_) = _loop(step, x, states, self.unroll)
+        moved = [n for n in (*self.recurrent_norms, *self.cell_norms) if _moves(n, training)]
+        for norm, batch in zip(moved, batches, strict=True):
+            norm.move(Moments(*(batch[:, :, i] for i in range(3))), first)
+        if self.next_step is not None:
+            self.next_step.assign(index)
+        return outputs[:, -1], outputs, [h, c]
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            **self._norm_config(),
+            "max_steps": self.max_steps,
+            "gamma_initializer": keras.initializers.serialize(self.gamma_initializer),
+        }
+
+    def _refuse_replicas_in_loop(self, training):
+        norms = (*self.recurrent_norms, *self.cell_norms)
+        apart = self.unroll or replica_context() is None
+        if not apart and any(_moves(norm, training) and norm.synchronized for norm in norms):
+            raise ValueError(
+                "Statistics inside of the loop over time cannot be synchronized over replicas. "
+                f"Use unroll=True, or a norm without synchronized=True. Received: {self.norm.spec}"
+            )
+
+
+def _project(x, kernel, masks):
+    """`x @ kernel` under dropout: with no mask, one, or one for each gate, alike at all steps."""
+    if masks is None:
+        return ops.matmul(x, kernel)
+
+    def drop(mask):
+        return x * (mask if len(x.shape) == 2 else mask[:, None])
+
+    if not isinstance(masks, list):
+        return ops.matmul(drop(masks), kernel)
+    parts = zip(masks, ops.split(kernel, len(masks), axis=1), strict=True)
+    return ops.concatenate([ops.matmul(drop(mask), part) for mask, part in parts], -1)
+
+
+def _each(norms, x, normalize):
+    """Normalizes `x` by one norm, or its equal parts by one each."""
+    if len(norms) < 2:
+        return normalize(norms[0], x) if norms else x
+    parts = zip(norms, ops.split(x, len(norms), axis=-1), strict=True)
+    return ops.concatenate([normalize(norm, part) for norm, part in parts], -1)
+
+
+def _advance(cell, gates, c, norms, normalize):
+    """The output and the cell after one step."""
+    i, f, g, o = ops.split(gates, 4, axis=-1)
+    c = cell.recurrent_activation(f) * c + cell.recurrent_activation(i) * cell.activation(g)
+    return cell.recurrent_activation(o) * cell.activation(_each(norms, c, normalize)), c
+
+
+def _apply(norm, x, training, mask, first_step):
+    """`(outputs, batch)` as from `Normalization.apply`; Keras's norms have no such method."""
+    if isinstance(norm, Normalization):
+        return norm.apply(x, training, mask, first_step)
+    return norm(x), None
+
+
+def _normalize_step(norm, x):
+    return _apply(norm, x[:, None], None, None, 0)[0][:, 0]
+
+
+def _moves(norm, training):
+    return isinstance(norm, MovingNormalization) and norm.moves(training)
+
+
+def _loop(step, x, states, unroll):
+    """Outputs of all steps, `(batch, time, ...)` each, and the last states."""
+    if not unroll and keras.config.backend() != "torch":
+        _, outputs, states = rnn(step, x, states)
+        return outputs, states
+    steps = []
+    for t in range(x.shape[1]):
+        outputs, states = step(x[:, t], states)
+        steps.append(outputs)
+    return [ops.stack(parts, 1) for parts in zip(*steps, strict=True)], states

@@ -1,5 +1,8 @@
 """Models with a `norm=` argument."""
 
+from zoo.convnet import convnet
+from zoo.mlp import mlp
 from zoo.resnet import resnet
+from zoo.transformer import transformer
 
-__all__ = ["resnet"]
+__all__ = ["convnet", "mlp", "resnet", "transformer"]

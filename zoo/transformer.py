@@ -1,0 +1,173 @@
+"""Transformers (Vaswani et al., 2017): an encoder that classifies, a causal language model."""
+
+import keras
+from keras import Input, Model, layers, ops
+
+from zoo.norms import needs_positions, resolve
+
+
+def transformer(
+    num_classes,
+    norm="ln",
+    input_shape=None,
+    vocabulary=None,
+    causal=False,
+    placement="pre",
+    depth=2,
+    heads=4,
+    dropout=0.1,
+    width=1.0,
+):
+    """A Transformer over tokens or vectors.
+
+        pre:   x <- x + F(norm(x)),  F = attention, then MLP;  a norm at the end
+        post:  x <- norm(x + F(x))
+
+    Every token is a sample of its own for the norms, as for layer normalization. Norms that pool
+    positions (`zoo.norms`) pool the steps of a sequence instead, in the encoder only. Weight
+    norm wraps the projections of attention, the MLP and the logits. Layer names are stable:
+    "block1_attention_norm", "block2_mlp_norm", "final_norm".
+
+    Token 0 is padding, wherever it stands: it is no key of attention, has no share in
+    statistics, in the mean over time or in the loss, and takes up no position.
+
+    A causal model sees no later token at inference, whatever the norm. In training, batch
+    statistics are those of all tokens in the batch.
+
+    Args:
+        num_classes: int, the number of logits; of a language model, its vocabulary.
+        norm: what `keras_norms.get` understands.
+        input_shape: `(steps,)` for tokens, `(steps, features)` for vectors.
+        vocabulary: int, the number of tokens, padding included; None for vectors.
+        causal: whether a step sees only itself and the steps before it.
+        placement: "pre" or "post": whether norms come before a branch or after its sum.
+        depth: int, the number of blocks.
+        heads: int, the number of heads of attention.
+        dropout: float, the rate of dropout after the embedding and after each branch.
+        width: float, factor of the 128 channels, which are rounded to a multiple of `heads`.
+
+    Returns:
+        A `keras.Model` from int tokens `(batch, steps)` or vectors `(batch, steps, features)` to
+        float32 logits: `(batch, num_classes)`, or if causal `(batch, steps, num_classes)`, with
+        the mask of the tokens.
+
+    Raises:
+        ValueError: for a norm that is unknown or looks ahead in a causal model, an unknown
+            `placement`, or an `input_shape` that does not fit the kind of input.
+
+    Reference:
+        [Attention Is All You Need](https://arxiv.org/abs/1706.03762), section 3, and
+        [On Layer Normalization in the Transformer Architecture](https://arxiv.org/abs/2002.04745),
+        section 3.1, for the placement.
+    """
+    norm = resolve(norm, "causal_transformer" if causal else "transformer")
+    if placement not in ("pre", "post"):
+        raise ValueError(f"`placement` must be 'pre' or 'post'. Received: placement={placement!r}")
+    inputs, mask = _inputs(input_shape, vocabulary)
+    steps = inputs.shape[1]
+    channels = heads * max(1, round(128 * width / heads))
+    head_shape = (-1, steps, heads, channels // heads)
+    batch_axis = 0 if needs_positions(norm) else (0, 1)
+    keys = None if mask is None else ops.reshape(mask, (-1, 1, 1, steps))  # (batch, head, to, from)
+
+    def normalize(x, name):
+        return _call(norm.normalize(name, batch_axis), x, mask)
+
+    def project(x, units, name):
+        # With a bias, whatever the norm: none of these outputs goes straight into one.
+        return _call(norm.wrap(layers.Dense(units, name=name)), x, mask)
+
+    def attention(x, name):
+        query, key, value = (
+            ops.reshape(project(x, channels, f"{name}_{role}"), head_shape)
+            for role in ("query", "key", "value")
+        )
+        x = ops.dot_product_attention(query, key, value, mask=keys, is_causal=causal)
+        x = ops.reshape(x, (-1, steps, channels))
+        return project(x, channels, f"{name}_output")
+
+    def mlp(x, name):
+        x = project(x, 4 * channels, f"{name}_hidden")
+        x = layers.Activation("gelu", name=f"{name}_gelu")(x)
+        return project(x, channels, f"{name}_output")
+
+    x = _embed(inputs, mask, vocabulary, channels, norm)
+    x = layers.Dropout(dropout, name="embedding_dropout")(x)
+    for index in range(1, depth + 1):
+        for branch in (attention, mlp):
+            name = f"block{index}_{branch.__name__}"
+            y = normalize(x, f"{name}_norm") if placement == "pre" else x
+            y = layers.Dropout(dropout, name=f"{name}_dropout")(branch(y, name))
+            x = layers.Add(name=f"{name}_add")([x, y])
+            if placement == "post":
+                x = normalize(x, f"{name}_norm")
+    if placement == "pre":
+        x = normalize(x, "final_norm")
+    if not causal:
+        # A norm over time leaves a mean over time of beta, whatever the input, unless an
+        # activation comes between them, as in any convolutional network.
+        x = _mean(layers.Activation("gelu", name="final_gelu")(x), mask)
+    elif mask is not None:
+        x = WithMask(name="mask")(x, mask=mask)
+    classifier = layers.Dense(num_classes, dtype="float32", name="logits")
+    return Model(inputs, norm.wrap(classifier)(x), name="transformer")
+
+
+@keras.saving.register_keras_serializable("zoo")
+class WithMask(layers.Layer):
+    """The identity. The output carries `mask`, which losses and metrics heed."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.supports_masking = True
+
+    def call(self, inputs, mask=None):
+        return inputs
+
+
+def _inputs(shape, vocabulary):
+    """The input of the model, and the mask of what is no padding, or None."""
+    rank, form = (2, "(steps, features)") if vocabulary is None else (1, "(steps,)")
+    if shape is None or len(shape) != rank or None in shape:
+        raise ValueError(
+            f"`input_shape` must be {form}, without None, for vocabulary={vocabulary}. "
+            f"Received: input_shape={shape}"
+        )
+    if vocabulary is None:
+        return Input(shape, name="vectors"), None
+    tokens = Input(shape, dtype="int32", name="tokens")
+    return tokens, ops.not_equal(tokens, 0)
+
+
+def _embed(inputs, mask, vocabulary, channels, norm):
+    """Tokens or vectors, plus what their positions have learned."""
+
+    def table(size, name):
+        initializer = keras.initializers.RandomNormal(stddev=0.02)
+        return layers.Embedding(size, channels, initializer, name=name)
+
+    if vocabulary is None:
+        x = norm.wrap(layers.Dense(channels, name="embedding"))(inputs)
+        present = ops.ones_like(inputs[..., 0], dtype="int32")
+    else:
+        x = table(vocabulary, "embedding")(inputs)
+        present = ops.cast(mask, "int32")
+    positions = ops.maximum(ops.cumsum(present, axis=1) - 1, 0)
+    return layers.Add(name="embedding_add")([x, table(inputs.shape[1], "positions")(positions)])
+
+
+def _call(layer, x, mask):
+    """`layer(x)`, with the mask if the layer takes one."""
+    if mask is None or "mask" not in layer.call_signature_parameters:
+        return layer(x)
+    return layer(x, mask=mask)
+
+
+def _mean(x, mask):
+    """The mean over time, of nothing but padding 0."""
+    x = ops.cast(x, "float32")
+    if mask is None:
+        return ops.mean(x, axis=1)
+    present = ops.expand_dims(mask, -1)
+    total = ops.sum(ops.where(present, x, 0), axis=1)
+    return total / ops.maximum(ops.sum(ops.cast(present, x.dtype), axis=1), 1)

@@ -7,8 +7,10 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from tfds_sets import store
 
-from zoo import data
+from zoo import data, sources
+from zoo.images import _IMAGENET
 
 tfds = pytest.importorskip("tensorflow_datasets")
 
@@ -25,13 +27,13 @@ def numbers(count, buffer=None):
         return stored if seed is None else tf.concat([[stored], tf.cast(seed, tf.int64)], 0)
 
     examples = tf.data.Dataset.range(count).map(lambda i: (i, i))
-    return data.ImageSet(examples, examples, 10, (3,), prepare, buffer or count)
+    return data.LabelledSet(examples, examples, 10, (3,), prepare, buffer or count)
 
 
-def epochs(images, batch, seed, first, count):
-    """`count` epochs as arrays of images, `(count, steps * batch, ...)`."""
-    steps = images.steps_per_epoch(batch)
-    stream = images.train_batches(batch, seed, first).take(count * steps)
+def epochs(examples, batch, seed, first, count):
+    """`count` epochs as arrays of examples, `(count, steps * batch, ...)`."""
+    steps = examples.steps_per_epoch(batch)
+    stream = examples.train_batches(batch, seed, first).take(count * steps)
     x = np.concatenate([x for x, _ in stream.as_numpy_iterator()])
     return x.reshape(count, steps * batch, *x.shape[1:])
 
@@ -146,12 +148,34 @@ def test_evaluation_is_exact_on_a_padded_set(digits, batch):
         assert scores[name] == pytest.approx(-log_p[np.arange(360), y].mean(), rel=1e-5)
 
 
+def test_evaluation_is_exact_where_labels_have_steps(rng):
+    """As language models have them: 11 examples in batches of 4, 5 steps of 3 classes."""
+    logits = rng.normal(size=(11, 5, 3)).astype("float32")
+    labels = rng.integers(3, size=(11, 5)).astype("int32")
+    stored = tf.data.Dataset.from_tensor_slices((logits, labels))
+    examples = data.LabelledSet(stored, stored, 3, (5, 3), lambda x, seed: x, 11)
+    model = keras.Sequential([keras.Input((5, 3)), keras.layers.Identity()])
+    model.compile(
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        weighted_metrics=[
+            keras.metrics.SparseCategoricalAccuracy(name="accuracy"),
+            keras.metrics.SparseCategoricalCrossentropy("cross_entropy", from_logits=True),
+        ],
+    )
+    scores = model.evaluate(examples.test_batches(4), verbose=0, return_dict=True)
+    log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    expected = -np.take_along_axis(log_p, labels[..., None], -1).mean()
+    assert scores["accuracy"] == pytest.approx(np.mean(logits.argmax(-1) == labels), abs=1e-6)
+    for name in ("cross_entropy", "loss"):
+        assert scores[name] == pytest.approx(expected, rel=1e-5)
+
+
 # Where images come from.
 
 
 def test_digits(digits):
     assert (len(digits.train), len(digits.test)) == (1437, 360)
-    assert digits.num_classes == 10 and digits.image_shape == (8, 8, 1)
+    assert digits.num_classes == 10 and digits.example_shape == (8, 8, 1)
     for part in (digits.train, digits.test):
         share = np.bincount([y for _, y in part.as_numpy_iterator()]) / len(part)
         np.testing.assert_allclose(share, 0.1, atol=0.005)
@@ -168,7 +192,7 @@ def test_subsets_and_sizes():
     images = data.load("digits", image_size=16, train_examples=100, test_examples=10)
     assert (len(images.train), len(images.test)) == (100, 10)
     x, _ = next(images.train_batches(50, seed=0).as_numpy_iterator())
-    assert x.shape == (50, *images.image_shape) == (50, 16, 16, 1)
+    assert x.shape == (50, *images.example_shape) == (50, 16, 16, 1)
     assert images.steps_per_epoch(33) == 3
     with pytest.raises(ValueError, match="100 training examples do not fill .* batch of 128"):
         images.train_batches(128, seed=0)
@@ -177,24 +201,31 @@ def test_subsets_and_sizes():
             data.load("digits", train_examples=wrong)
 
 
+def test_rows_are_those_of_the_images(prepared):
+    for name in ("digits", "tiny/plain"):
+        images, rows = (data.load(name, prepared, sequences=flag) for flag in (False, True))
+        height, width, channels = images.example_shape
+        assert rows.example_shape == (height, width * channels)
+        batches = [
+            (examples.train_batches(32, seed=0), examples.test_batches(7))
+            for examples in (images, rows)
+        ]
+        for of_images, of_rows in zip(*batches, strict=True):
+            (x, *labels), (sequence, *same) = (
+                next(part.as_numpy_iterator()) for part in (of_images, of_rows)
+            )
+            # In training, the augmentation is the same too.
+            np.testing.assert_array_equal(x.reshape(sequence.shape), sequence)
+            for step in range(height):
+                np.testing.assert_array_equal(sequence[:, step], x[:, step].reshape(len(x), -1))
+            for one, other in zip(labels, same, strict=True):
+                np.testing.assert_array_equal(one, other)
+
+
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
     """A data_dir of TensorFlow Datasets with sets that TFDS knows by their files only."""
     data_dir = str(tmp_path_factory.mktemp("tfds"))
-    tfds.disable_progress_bar()
-
-    def store(name, features, **splits):
-        tfds.dataset_builders.store_as_tfds_dataset(
-            name,
-            version="1.0.0",
-            features=tfds.features.FeaturesDict(features),
-            split_datasets={
-                split: tf.data.Dataset.from_tensor_slices(examples)
-                for split, examples in splits.items()
-            },
-            data_dir=data_dir,
-            config="plain",
-        )
 
     def examples(count, labels):
         # Image i has brightness i at the left, 0 at the right.
@@ -206,21 +237,20 @@ def prepared(tmp_path_factory):
         "image": tfds.features.Image(shape=(32, 32, 3)),
         "label": tfds.features.ClassLabel(num_classes=3),
     }
-    store("tiny", image, train=examples(40, [0, 1, 2]), test=examples(7, [2, 0, 1]))
+    store(data_dir, "tiny", image, train=examples(40, [0, 1, 2]), test=examples(7, [2, 0, 1]))
     unlabelled = {"test": examples(5, [-1]), "validation": examples(6, [0, 1, 2])}
-    store("unlabelled", image, train=examples(40, [0, 1, 2]), **unlabelled)
-    store("only_train", image, train=examples(40, [0, 1, 2]))
-    words = {"text": tfds.features.Text(), "label": image["label"]}
-    store("words", words, train={"text": ["a", "b"], "label": [0, 1]})
+    store(data_dir, "unlabelled", image, train=examples(40, [0, 1, 2]), **unlabelled)
+    store(data_dir, "only_train", image, train=examples(40, [0, 1, 2]))
+    store(data_dir, "numbers", {"value": tfds.features.Scalar(tf.int64)}, train={"value": [1, 2]})
     return data_dir
 
 
 def test_tfds_from_disk(prepared):
     images = data.load("tiny/plain", prepared)
     assert (len(images.train), len(images.test), images.num_classes) == (40, 7, 3)
-    assert images.image_shape == (32, 32, 3)
+    assert images.example_shape == (32, 32, 3)
     x, y, _ = next(images.test_batches(7).as_numpy_iterator())
-    order = np.round(((x * data._IMAGENET[1]) + data._IMAGENET[0])[:, 0, 0, 0] * 255).astype(int)
+    order = np.round(((x * _IMAGENET[1]) + _IMAGENET[0])[:, 0, 0, 0] * 255).astype(int)
     np.testing.assert_array_equal(np.sort(order), np.arange(7))
     np.testing.assert_array_equal(y, np.resize([2, 0, 1], 7)[order])
 
@@ -275,14 +305,17 @@ def test_folder_of_images(tmp_path, test):
 
 def test_images_of_different_sizes_get_one(tmp_path):
     images = data.load(write_folder(tmp_path))
-    assert images.image_shape == (224, 224, 3)
+    assert images.example_shape == (224, 224, 3)
 
 
 def test_errors_say_what_to_do(prepared, tmp_path):
     with pytest.raises(ValueError, match="Unknown dataset 'no_such'.*TensorFlow Datasets.*path"):
         data.load("no_such", prepared)
-    with pytest.raises(ValueError, match="'words/plain' is not a set of images"):
-        data.load("words/plain", prepared)
+    with pytest.raises(ValueError, match="'numbers/plain' holds no images or texts"):
+        data.load("numbers/plain", prepared)
+    for option in ("sequence_length", "vocabulary_size"):
+        with pytest.raises(ValueError, match=f"{option} has no effect on dataset='digits'"):
+            data.load("digits", sequences=True, **{option: 10})
     with pytest.raises(ValueError, match="needs train and test .* It has: train"):
         data.load("only_train/plain", prepared)
     with pytest.raises(ValueError, match="'imagenet2012' is not prepared in .*manual_dir"):
@@ -307,12 +340,12 @@ def test_missing_set_without_network_is_an_error_within_seconds(tmp_path, monkey
 def test_a_name_server_that_hangs_is_not_waited_for(monkeypatch):
     monkeypatch.setattr("requests.head", lambda *args, **kwargs: time.sleep(30))
     start = time.monotonic()
-    assert not data._reachable("https://example.org", seconds=0.2)
+    assert not sources._reachable("https://example.org", seconds=0.2)
     assert time.monotonic() - start < 5
 
 
 def test_failed_download_names_its_cause(tmp_path, monkeypatch):
-    monkeypatch.setattr(data, "_reachable", lambda url: True)
+    monkeypatch.setattr(sources, "_reachable", lambda url: True)
 
     def fails(self, **kwargs):
         raise OSError("disk full\nand a long story")

@@ -134,7 +134,7 @@ def train(options):
         stack.callback(keras.config.set_dtype_policy, keras.config.dtype_policy())
         keras.config.set_dtype_policy(options.precision)
         model = resnet(
-            depth, images.num_classes, options.norm, images.image_shape, width=options.width
+            depth, images.num_classes, options.norm, images.example_shape, width=options.width
         )
         model.compile(
             _optimizer(options, model, _schedule(options, rate, steps)),
@@ -152,7 +152,7 @@ def train(options):
     print(
         f"{options.model}, norm {options.norm}: {model.count_params():,} parameters\n"
         f"{options.dataset}: {len(images.train):,} training and {len(images.test):,} test images "
-        f"of {' x '.join(map(str, images.image_shape))}, {images.num_classes} classes\n"
+        f"of {' x '.join(map(str, images.example_shape))}, {images.num_classes} classes\n"
         f"global batch: {global_batch} = {options.batch_size} x {replicas} replica(s), "
         f"{steps} steps per epoch\n"
         f"learning rate: {rate:g} = {options.learning_rate:g} * {global_batch} / {reference}, "

@@ -9,19 +9,17 @@ step raises the resident memory of the process (Linux), in units of the input.
 """
 
 import dataclasses
-import datetime
 import json
 import os
-import platform
 import subprocess
 import sys
-import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import numpy as np
 import tensorflow as tf
+import timing
 import tyro
 
 import keras_norms
@@ -59,44 +57,6 @@ def layers():
     }
 
 
-def training_step(layer, shape, xla):
-    """A compiled function (x, dy) -> gradients of x and of the layer's weights."""
-    layer.build(shape)
-    weights = [weight.value for weight in layer.trainable_weights]
-
-    @tf.function(jit_compile=xla)
-    def step(x, dy):
-        with tf.GradientTape() as tape:
-            tape.watch(x)
-            y = layer(x, training=True)
-        return tape.gradient(y, [x, *weights], output_gradients=dy)
-
-    return step
-
-
-def time_ratios(shape, xla, rounds):
-    """Milliseconds of the base layer and, per layer, ratio to it: median and quartiles."""
-    x, dy = (tf.random.stateless_normal(shape, (seed, 0)) for seed in (1, 2))
-    steps = {name: training_step(layer, shape, xla) for name, layer in layers().items()}
-    repeats = max(1, round(2e7 / np.prod(shape) / 10))
-    for step in steps.values():
-        step(x, dy)
-        step(x, dy)
-    seconds = {name: [] for name in steps}
-    progress = keras.utils.Progbar(rounds, unit_name="round")
-    for _ in range(rounds):
-        for name, step in steps.items():
-            start = time.perf_counter()
-            for _ in range(repeats):
-                gradients = step(x, dy)
-            gradients[0][(0,) * len(shape)].numpy()  # wait for the result
-            seconds[name].append((time.perf_counter() - start) / repeats)
-        progress.add(1)
-    base = np.array(seconds[BASE])
-    ratios = {name: np.percentile(np.array(s) / base, [50, 25, 75]) for name, s in seconds.items()}
-    return 1e3 * float(np.median(base)), ratios
-
-
 def peak_memory(shape):
     """Per layer, how far one plain step raises a process's memory, in units of the input."""
     memory = {}
@@ -115,7 +75,7 @@ def print_peak(name, shape):
     rng = np.random.default_rng(0)
     for batch in (1, shape[0]):
         shape = (batch, *shape[1:])
-        step = training_step(layers()[name], shape, xla=False)
+        step = timing.training_step(layers()[name], shape, xla=False)
         step = step.get_concrete_function(*(tf.TensorSpec(shape) for _ in range(2)))
         x, dy = (tf.constant(rng.standard_normal(shape, "float32")) for _ in range(2))
         with open("/proc/self/clear_refs", "w") as file:
@@ -135,37 +95,30 @@ def resident(field):
 def table(options):
     """The Markdown table of all shapes, plain graph and XLA."""
     shapes = [tuple(shape) for shape in options.shapes]
-    columns, header = {name: [] for name in layers()}, []
+    rows, header = {name: [] for name in layers()}, ["layer"]
     for shape in shapes:
+        repeats = max(1, round(2e6 / np.prod(shape)))
         for xla in (False, True):
             title = f"{shape}, {'XLA' if xla else 'plain'}"
             print(title, file=sys.stderr)
-            base, ratios = time_ratios(shape, xla, options.rounds)
-            header.append(f"{title} ({base:.1f} ms)")
-            for name, (median, low, high) in ratios.items():
-                columns[name].append(f"{median:.2f} [{low:.2f}, {high:.2f}]")
+            ms, ratios = timing.time_ratios(layers(), BASE, shape, xla, options.rounds, repeats)
+            header.append(f"{title} ({ms:.1f} ms)")
+            for name in rows:
+                rows[name].append(timing.cell(ratios[name]))
     print("memory", file=sys.stderr)
     header.append(f"{shapes[0]}, memory")
     for name, memory in peak_memory(shapes[0]).items():
-        columns[name].append(f"{memory:.1f}")
-    lines = ["| layer | " + " | ".join(header) + " |", "| --- " * (len(header) + 1) + "|"]
-    lines += [f"| {name} | " + " | ".join(cells) + " |" for name, cells in columns.items()]
-    return "\n".join(lines)
+        rows[name].append(f"{memory:.1f}")
+    return timing.markdown(header, rows)
 
 
 def main(options):
-    machine = f"{os.cpu_count()} x {platform.processor() or platform.machine()}"
-    versions = f"TensorFlow {tf.__version__}, Keras {keras.__version__}"
-    versions += f", keras_norms {keras_norms.__version__}, Python {platform.python_version()}"
     text = (
-        f"`python benchmarks/layers.py --rounds {options.rounds}`, {datetime.date.today()}, "
-        f"{machine}, {versions}.\nRatio to `keras.layers.BatchNormalization` (median, quartiles); "
-        f"memory in units of the input.\n\n{table(options)}\n"
+        f"{timing.provenance(f'python benchmarks/layers.py --rounds {options.rounds}')}\n"
+        "Ratio to `keras.layers.BatchNormalization` (median, quartiles); memory in units of the "
+        f"input.\n\n{table(options)}"
     )
-    print(text)
-    if options.output:
-        with open(options.output, "w") as file:
-            file.write(f"# Cost of one training step of a layer\n\n{text}")
+    timing.report("Cost of one training step of a layer", text, options.output)
 
 
 if __name__ == "__main__":

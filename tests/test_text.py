@@ -2,6 +2,7 @@
 
 import json
 
+import keras
 import numpy as np
 import pytest
 from tfds_sets import store
@@ -135,3 +136,42 @@ def test_errors_say_what_to_do(prepared):
         data.load("verse/plain", prepared, sequences=True, vocabulary_size=10)
     with pytest.raises(ValueError, match="16 train examples.*train_examples=17"):
         data.load("reviews/plain", prepared, sequences=True, train_examples=17)
+
+
+# A language model writes.
+
+
+def bigrams(table, steps):
+    """A causal model whose logits at each step are a row of `table`: that of the id there."""
+    table = np.asarray(table, "float32")
+    inputs = keras.Input((steps,), dtype="int32")
+    layer = keras.layers.Embedding(*table.shape, weights=[table])
+    return keras.Model(inputs, layer(inputs))
+
+
+def test_generated_text_is_drawn_from_the_model():
+    vocabulary = ["", "\n", "a", "b", "c"]
+    # Padding is the likeliest everywhere; a newline is followed by a, b by b or c, c by a newline.
+    table = np.full((5, 5), -1e9)
+    table[:, 0] = 5
+    for i, j in ((1, 2), (2, 3), (3, 3), (3, 4), (4, 1)):
+        table[i, j] = 0
+    model = bigrams(table, steps=4)
+    written = text.generate(model, vocabulary, length=400)
+    assert len(written) == 400 and written[0] == "a" and set(written) == set("\nabc")
+    pairs = [written[i : i + 2] for i in range(399)]
+    assert set(pairs) == {"ab", "bb", "bc", "c\n", "\na"}
+    assert 0.4 < pairs.count("bb") / (pairs.count("bb") + pairs.count("bc")) < 0.6
+    assert written == text.generate(model, vocabulary, length=400)
+    assert written != text.generate(model, vocabulary, length=400, seed=1)
+
+
+def test_of_a_long_text_the_end_is_read():
+    # What follows is, surely, 1 + the sum of the last 5 ids at most, modulo 3.
+    ids = keras.Input((5,), dtype="int32")
+    logits = 1e9 * keras.ops.one_hot(1 + keras.ops.cumsum(ids, axis=1) % 3, 4)
+    expected = [1]
+    for _ in range(12):
+        expected.append(1 + sum(expected[-5:]) % 3)
+    written = text.generate(keras.Model(ids, logits), ["", "a", "b", "c"], length=12)
+    assert written == "".join(" abc"[i] for i in expected[1:])

@@ -80,3 +80,35 @@ def windows(ids, sequence_length):
     used = count * sequence_length
     shape = (count, sequence_length)
     return ids[:used].reshape(shape), ids[1 : used + 1].reshape(shape)
+
+
+def generate(model, vocabulary, length=256, seed=0):
+    """Lets a language model write, beginning a new line.
+
+    The model always reads as many ids as it was built for, padded at their end: what comes later
+    changes nothing in a causal model, and one shape is compiled once. Of a text that is longer
+    it reads the end.
+
+    Args:
+        model: causal model from ids `(1, steps)` to logits `(1, steps, len(vocabulary))`.
+        vocabulary: list of str, that of `characters_of`.
+        length: int, number of characters to write.
+        seed: int, which decides the text.
+
+    Returns:
+        str, each character drawn with the probability that the model gives it.
+    """
+    steps = model.input_shape[1]
+
+    @tf.function
+    def draw(ids, last, seed):
+        logits = model(ids[None], training=False)[0, last]
+        return 1 + tf.random.stateless_categorical(logits[None, 1:], 1, seed)[0, 0]  # no padding
+
+    ids = [vocabulary.index("\n") if "\n" in vocabulary else 1]
+    for place in range(length):
+        read = ids[-steps:]
+        padded = np.pad(np.array(read, "int32"), (0, steps - len(read)))
+        arguments = (padded, len(read) - 1, (seed, place))
+        ids.append(int(draw(*map(tf.constant, arguments))))
+    return "".join(vocabulary[i] for i in ids[1:])

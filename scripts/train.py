@@ -1,5 +1,6 @@
-"""Trains an image classifier: `python scripts/train.py --norm sn --replicas 2`."""
+"""Trains a model: `python scripts/train.py --norm sn --replicas 2`."""
 
+import pathlib
 import sys
 
 from quiet import silent_libraries
@@ -20,7 +21,12 @@ def main():
         print("error:", " ".join(str(error).split()), file=sys.stderr)
         sys.exit(2)
     run, results = record["options"]["log_dir"], record["results"]
-    print(f"test accuracy: {results['accuracy']:.2%} after {results['seconds']:.0f} s")
+    if "bits_per_character" in results:
+        print("", pathlib.Path(run, "sample.txt").read_text(), sep="\n")
+        score = f"bits per character: {results['bits_per_character']:.3f}"
+    else:
+        score = f"accuracy: {results['accuracy']:.2%}"
+    print(f"test {score} after {results['seconds']:.0f} s")
     if results["importance"]:
         print(f"which statistics each layer chose: python scripts/preferences.py {run}")
     print(f"curves: tensorboard --logdir {run}")

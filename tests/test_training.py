@@ -1,58 +1,20 @@
 """zoo.training and scripts/train.py: a run does what its options say, and writes it down."""
 
 import dataclasses
-import importlib.util
-import json
-import os
-import pathlib
-import subprocess
-import sys
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from train_script import record, run_script, script
 
 import keras_norms
 from keras_norms import analysis
-from zoo import data, training
+from zoo import data, run_folder, training
 from zoo.resnet import CIFAR, IMAGENET
 
-ROOT = pathlib.Path(__file__).parent.parent
-SCRIPT = ROOT / "scripts" / "train.py"
 EPOCHS, TRAIN, BATCH, REPLICAS = 2, 300, 16, 2
 STEPS = TRAIN // (BATCH * REPLICAS)
-
-
-def run_script(*arguments):
-    """A process of its own, as a user starts it."""
-    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    return subprocess.run(
-        [sys.executable, SCRIPT, *arguments],
-        env={**os.environ, "PYTHONPATH": path, "COLUMNS": "200"},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-
-
-@pytest.fixture
-def script(monkeypatch, capsys):
-    """Runs the script's `main` in this process: `(exit code, stdout, stderr)`."""
-    spec = importlib.util.spec_from_file_location("train_script", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["train.py", *map(str, arguments)])
-        code = 0
-        try:
-            module.main()
-        except SystemExit as stop:
-            code = stop.code
-        return code, *capsys.readouterr()
-
-    return run
 
 
 @pytest.fixture
@@ -81,10 +43,6 @@ def run(tmp_path_factory):
     assert done.returncode == 0, done.stderr
     assert not done.stderr.strip(), "nothing but progress and results is shown"
     return folder, done.stdout
-
-
-def record(folder):
-    return json.loads((folder / "run.json").read_text())
 
 
 def load(path):
@@ -180,7 +138,7 @@ def test_events_can_be_read(run):
 # Errors, and what is refused.
 
 
-def test_help_explains_every_option(script):
+def test_help_explains_every_option():
     code, out, _ = script("--help")
     assert code == 0
     for field in dataclasses.fields(training.TrainOptions):
@@ -210,7 +168,7 @@ def test_a_bad_norm_is_one_line():
         (["--log-every", -1], "log_every must be positive"),
     ],
 )
-def test_options_that_cannot_be_honoured(script, tmp_path, arguments, message):
+def test_options_that_cannot_be_honoured(tmp_path, arguments, message):
     code, out, err = script("--log-dir", tmp_path / "run", *arguments)
     assert code == 2
     (line,) = err.splitlines()
@@ -218,7 +176,7 @@ def test_options_that_cannot_be_honoured(script, tmp_path, arguments, message):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_run_is_not_overwritten_unless_asked(script, tmp_path):
+def test_a_run_is_not_overwritten_unless_asked(tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()
     (folder / "model.keras").write_text("precious")
@@ -228,8 +186,8 @@ def test_a_run_is_not_overwritten_unless_asked(script, tmp_path):
     assert code == 2 and "--log-dir" in line and "--overwrite" in line and str(folder) in line
     assert (folder / "model.keras").read_text() == "precious"
     options = training.TrainOptions(log_dir=str(folder), overwrite=True)
-    assert training._run_folder(options, replicas=1) == folder
-    training._make_run_folder(folder, {"results": None})
+    assert run_folder.choose(options, replicas=1) == folder
+    run_folder.create(folder, {"results": None})
     assert not (folder / "model.keras").exists() and record(folder) == {"results": None}
     assert (folder / "notes.txt").read_text() == "mine"
 

@@ -361,7 +361,7 @@ class MovingNormalization(Normalization):
         if self.max_steps is not None and self.moving_steps is None:
             # How many steps have statistics; training need not have seen all.
             self.moving_steps = self._add_weight(
-                "moving_steps", initializer="zeros", trainable=False
+                "moving_steps", initializer="zeros", trainable=False, dtype="float32"
             )
 
     def _reads_activation(self, training):

@@ -41,7 +41,11 @@ class _NormalizedGates:
             if count > 1:
                 names = [f"{names[0]}_{gate}" for gate in _GATES]
             made = [self._make_norm(contribution, name, options | more) for name in names]
-            return [layer for layer in made if layer is not None]
+            made = [layer for layer in made if layer is not None]
+            if not self.trainable:
+                for layer in made:
+                    layer.trainable = False
+            return made
 
         gates = len(_GATES) if self.per_gate else 1
         # The bias of the gates is the only one they need.
@@ -103,7 +107,8 @@ class _NormalizedGates:
     def _norm_config(self):
         spec = self.norm.spec
         if not isinstance(spec, (str, dict)):
-            spec = keras.saving.serialize_keras_object(self.norm.normalize())
+            layer = self.norm.normalize("norm", dtype=self.dtype_policy)
+            spec = keras.saving.serialize_keras_object(layer)
         return {"norm": spec, "per_gate": self.per_gate}
 
 
@@ -206,6 +211,8 @@ class NormalizedLSTM(_NormalizedGates, layers.LSTM):
         **kwargs,
     ):
         super().__init__(units, *args, **kwargs)
+        if not hasattr(max_steps, "__index__") or max_steps < 1:
+            raise ValueError(f"`max_steps` must be a positive int. Received: max_steps={max_steps}")
         self.max_steps = max_steps
         self.gamma_initializer = keras.initializers.get(gamma_initializer)
         self._make_norms(norm, per_gate, max_steps, self.gamma_initializer)
@@ -215,28 +222,28 @@ class NormalizedLSTM(_NormalizedGates, layers.LSTM):
     def build(self, sequences_shape, initial_state_shape=None):
         super().build(sequences_shape)
         self._build_norms(self.cell)
-        self.next_step = None
-        if self.stateful and self.norm.has_batch_statistics:
-            self.next_step = self.add_weight(
-                name="next_step", initializer="zeros", trainable=False, autocast=False
+        if self.stateful and self.norm.has_batch_statistics and len(self.states) == 2:
+            # As one of the states, which Keras resets, and saves in no file.
+            step = keras.Variable(
+                0.0, dtype="float32", trainable=False, autocast=False, name="next_step"
             )
-
-    def reset_state(self):
-        super().reset_state()
-        if getattr(self, "next_step", None) is not None:
-            self.next_step.assign(0.0)
+            self.states.append(step)
 
     def inner_loop(self, sequences, initial_state, mask, training=False):
         if self.norm.is_identity:
             return super().inner_loop(sequences, initial_state, mask, training)
         self._refuse_replicas_in_loop(training)
-        cell, (h, c) = self.cell, initial_state
+        cell, (h, c, *_) = self.cell, initial_state
         if isinstance(mask, (list, tuple)):
             mask = mask[0]
+        if mask is not None:
+            # For the sake of gradients, where 0 * NaN is NaN.
+            sequences = ops.where(ops.cast(mask, "bool")[..., None], sequences, 0)
         if self.go_backwards:
             sequences = ops.flip(sequences, 1)
             mask = None if mask is None else ops.flip(mask, 1)
-        first = 0 if self.next_step is None else ops.cast(self.next_step, "int32")
+        next_step = self.states[2] if len(self.states or ()) > 2 else None
+        first = 0 if next_step is None else ops.cast(next_step, "int32")
         kernel, recurrent_kernel = self._kernels(cell)
         masks = cell.get_dropout_mask(sequences[:, 0]) if training else None
         recurrent_masks = cell.get_recurrent_dropout_mask(h) if training else None
@@ -247,6 +254,7 @@ class NormalizedLSTM(_NormalizedGates, layers.LSTM):
                 norm.move(batch, first)
             return y
 
+        moved = []  # the norms that each step has moments of a batch from
         # All steps at once, before the loop.
         x = _each(self.input_norms, _project(sequences, kernel, masks), normalize_all)
         if cell.bias is not None:
@@ -258,6 +266,7 @@ class NormalizedLSTM(_NormalizedGates, layers.LSTM):
         def step(inputs, states):
             h, c, index, *previous = states
             valid, batches = None, []
+            moved.clear()
             if mask is not None:
                 inputs, valid = inputs[:, :-1], inputs[:, -1:] > 0
 
@@ -266,6 +275,7 @@ class NormalizedLSTM(_NormalizedGates, layers.LSTM):
                 if batch is not None:
                     parts = [ops.broadcast_to(part, ops.shape(batch.mean)) for part in batch]
                     batches.append(ops.concatenate(parts, 1))
+                    moved.append(norm)
                 return y[:, 0]
 
             recurrent = _project(h, recurrent_kernel, recurrent_masks)
@@ -283,11 +293,10 @@ class NormalizedLSTM(_NormalizedGates, layers.LSTM):
         if mask is not None:
             states.append(ops.zeros_like(h))
         (outputs, *batches), (h, c, index, *_) = _loop(step, x, states, self.unroll)
-        moved = [n for n in (*self.recurrent_norms, *self.cell_norms) if _moves(n, training)]
         for norm, batch in zip(moved, batches, strict=True):
             norm.move(Moments(*(batch[:, :, i] for i in range(3))), first)
-        if self.next_step is not None:
-            self.next_step.assign(index)
+        if next_step is not None:
+            next_step.assign(index)
         return outputs[:, -1], outputs, [h, c]
 
     def get_config(self):

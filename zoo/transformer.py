@@ -134,7 +134,7 @@ def _inputs(shape, vocabulary):
             f"Received: input_shape={shape}"
         )
     if vocabulary is None:
-        return Input(shape, name="vectors"), None
+        return Input(shape, name="sequences"), None
     tokens = Input(shape, dtype="int32", name="tokens")
     return tokens, ops.not_equal(tokens, 0)
 

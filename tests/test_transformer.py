@@ -22,7 +22,6 @@ DECODER = [spec for spec in SUPPORT if SUPPORT[spec]["causal_transformer"]]
 MODELS = [(False, spec) for spec in ENCODER] + [(True, spec) for spec in DECODER]
 NEED_POSITIONS = ("in", "bin", "gn(groups=-1)", "sn(statistics=('instance',))")
 PLACEMENTS = ("pre", "post")
-over_models = pytest.mark.parametrize(("causal", "spec"), MODELS)
 over_placements = pytest.mark.parametrize("placement", PLACEMENTS)
 over_models_and_placements = pytest.mark.parametrize(
     ("causal", "spec", "placement"),

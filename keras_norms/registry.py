@@ -74,6 +74,8 @@ class Norm:
     def needs_spatial_axis(self):
         """Whether it refuses activations that have samples and channels only."""
         cls, config = self._template or (type(None), {})
+        if issubclass(cls, GroupNormalization):
+            return config["groups"] == -1
         always = issubclass(cls, (InstanceNormalization, BatchInstanceNormalization))
         return always or set(_statistics(config)) == {"instance"}
 

@@ -2,6 +2,7 @@
 
 import importlib
 import math
+import types
 
 import keras
 import numpy as np
@@ -110,7 +111,11 @@ def test_what_the_test_of_leaks_would_find(placement, monkeypatch):
     before, _ = change_after(build_random("none", causal=False, placement=placement), 0)
     assert before[0].shape == (2, 1)  # an encoder has one output for all
     module = importlib.import_module("zoo.transformer")
-    monkeypatch.setattr(module, "needs_positions", lambda norm: True)
+    norm = keras_norms.get("ln")
+    over_time = types.SimpleNamespace(
+        normalize=norm.normalize, wrap=norm.wrap, needs_spatial_axis=True
+    )
+    monkeypatch.setattr(module, "resolve", lambda spec, model: over_time)
     before, _ = change_after(build_random("ln", causal=True, placement=placement), 3)
     assert np.all(np.any(before[0] != before[1], axis=(0, 2)))
 

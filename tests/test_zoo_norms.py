@@ -14,7 +14,7 @@ def test_table_covers_all_norms_and_agrees_with_the_layers():
     refused = {name for name, row in norms.SUPPORT.items() if not all(row.values())}
     assert refused == {"in", "bin"}
     for name in keras_norms.NAMES:
-        assert norms.needs_positions(keras_norms.get(name)) == (name in refused)
+        assert keras_norms.get(name).needs_spatial_axis == (name in refused)
 
 
 @pytest.mark.parametrize("model", norms.MODELS)
@@ -37,12 +37,12 @@ def test_specs_of_every_form_that_need_positions():
         keras_norms.get("in"),
     ]
     for spec in forms:
-        assert norms.needs_positions(keras_norms.get(spec)), spec
+        assert keras_norms.get(spec).needs_spatial_axis, spec
         norms.resolve(spec, "transformer")
         with pytest.raises(ValueError, match="offers none: a vector has none. Use one of 'none'"):
             norms.resolve(spec, "mlp")
     for spec in ("sn(statistics=('instance', 'layer'))", "gn(groups=2)", None):
-        assert not norms.needs_positions(keras_norms.get(spec)), spec
+        assert not keras_norms.get(spec).needs_spatial_axis, spec
 
 
 @pytest.mark.parametrize("model", [m for m, host in norms.MODELS.items() if not host.positions])

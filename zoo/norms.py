@@ -3,12 +3,6 @@
 import typing
 
 import keras_norms
-from keras_norms import (
-    BatchInstanceNormalization,
-    GroupNormalization,
-    InstanceNormalization,
-    SwitchableNormalization,
-)
 
 
 class Host(typing.NamedTuple):
@@ -26,12 +20,12 @@ MODELS = {
     "lstm": Host(False, "its norms see one step at a time"),
     "mlp": Host(False, "a vector has none"),
 }
-# The statistics of these are those of one channel of one sample: the value itself, if there are
-# no positions to pool.
-_NEED_POSITIONS = ("in", "bin")
 # norm: {model: whether it works there}
 SUPPORT = {
-    name: {model: host.positions or name not in _NEED_POSITIONS for model, host in MODELS.items()}
+    name: {
+        model: host.positions or not keras_norms.get(name).needs_spatial_axis
+        for model, host in MODELS.items()
+    }
     for name in keras_norms.NAMES
 }
 
@@ -54,25 +48,13 @@ def resolve(spec, model):
     'gn(groups=16)'
     """
     norm = keras_norms.get(spec)
-    if needs_positions(norm) and not MODELS[model].positions:
+    if norm.needs_spatial_axis and not MODELS[model].positions:
         working = ", ".join(repr(name) for name in SUPPORT if SUPPORT[name][model])
         raise ValueError(
             f"The norm {spec!r} pools positions (pixels, time steps), of which the {model} model "
             f"offers none: {MODELS[model].why}. Use one of {working}. Received: norm={spec!r}"
         )
     return norm
-
-
-def needs_positions(norm):
-    """Whether a `keras_norms.Norm` cannot do without axes beside samples and channels."""
-    match norm.normalize():
-        case InstanceNormalization() | BatchInstanceNormalization():
-            return True
-        case GroupNormalization(groups=groups):
-            return groups == -1  # one channel per group
-        case SwitchableNormalization(statistics=statistics):
-            return set(statistics) == {"instance"}
-    return False
 
 
 def markdown():

@@ -3,7 +3,7 @@
 import keras
 from keras import Input, Model, layers, ops
 
-from zoo.norms import needs_positions, resolve
+from zoo.norms import resolve
 
 
 def transformer(
@@ -67,7 +67,7 @@ def transformer(
     steps = inputs.shape[1]
     channels = heads * max(1, round(128 * width / heads))
     head_shape = (-1, steps, heads, channels // heads)
-    batch_axis = 0 if needs_positions(norm) else (0, 1)
+    batch_axis = 0 if norm.needs_spatial_axis else (0, 1)
     keys = None if mask is None else ops.reshape(mask, (-1, 1, 1, steps))  # (batch, head, to, from)
 
     def normalize(x, name):

@@ -1,5 +1,7 @@
 """zoo.norms: which norm works in which model."""
 
+import pathlib
+
 import keras
 import pytest
 
@@ -62,3 +64,8 @@ def test_markdown():
     assert set(line) == set("| -") and len(rows) == len(keras_norms.NAMES)
     assert rows[0] == "| `none` | yes | yes | yes | yes | yes | yes |"
     assert "| `bin` | yes | yes | yes | no | no | no |" in rows
+
+
+def test_the_readme_shows_the_table():
+    readme = pathlib.Path(__file__).parent.parent / "README.md"
+    assert norms.markdown() in readme.read_text()

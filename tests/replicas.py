@@ -7,9 +7,12 @@ import keras
 import numpy as np
 import pytest
 import reference
+import reference_lstm
 import tensorflow as tf
 from norms import BY_NAME, MOVING, NORMS, assert_close, randomize, values
 from running import gradients
+
+import keras_norms
 
 SHAPE = (8, 3, 4, 8)
 SPLITS = ((4, 4), (6, 2), (8, 0))
@@ -286,3 +289,164 @@ class TestTraining:
         for norm, one, two in zip(norms, *pairs, strict=True):
             assert np.isfinite(one).all()
             np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-4, err_msg=str(norm))
+
+
+SEQUENCES = (8, 5, 3)
+
+
+def lstm_on(strategy, spec, rng, **options):
+    """A `NormalizedLSTM` on all replicas, and one with its weights on a single device."""
+    options = {"return_sequences": True, "max_steps": 4, "dtype": "float64", **options}
+    with strategy.scope():
+        layer = keras_norms.NormalizedLSTM(4, norm=spec, name="lstm", **options)
+        layer.build((None, *SEQUENCES[1:]))
+    single = keras_norms.NormalizedLSTM(4, norm=spec, name="lstm", **options)
+    single.build(SEQUENCES)
+    pairs = zip(*(reference_lstm.variables(one).values() for one in (layer, single)), strict=True)
+    for theirs, mine in pairs:
+        value = rng.uniform(0.5, 1.5, mine.shape) if len(mine.shape) else 4
+        for variable in (theirs, mine):
+            variable.assign(value)
+    return layer, single
+
+
+def lengths(masked):
+    """The last two sequences are padding: the second replica of 6+2."""
+    if not masked:
+        return None
+    return np.arange(SEQUENCES[1]) < np.array([5, 3, 1, 2, 5, 4, 0, 0])[:, None]
+
+
+class TestRecurrent:
+    @pytest.mark.parametrize(
+        "spec, split, masked",
+        [
+            pytest.param(
+                spec,
+                split,
+                masked,
+                marks=[] if (spec, j, masked) == ("bn", 1, True) else pytest.mark.slow,
+                id=f"{spec}-{split[0]}+{split[1]}{'-masked' if masked else ''}",
+            )
+            for spec in ("bn", "sn", "wn_mobn")
+            for j, split in enumerate(SPLITS)
+            for masked in (False, True)
+        ],
+    )
+    def test_synchronized_and_unrolled_is_one_batch(self, strategy, spec, split, masked, rng):
+        """Outputs, all gradients and the moving statistics of every step."""
+        layer, single = lstm_on(strategy, f"{spec}(synchronized=True)", rng, unroll=True)
+        x, mask = rng.normal(1, 2, SEQUENCES), lengths(masked)
+        x[4:] += 3
+        dy = rng.normal(0, 1, (*SEQUENCES[:2], 4))
+        before = reference_lstm.values(single)
+        inputs = tf.constant(x)
+        with tf.GradientTape() as tape:
+            tape.watch(inputs)
+            y = single(inputs, training=True, mask=mask)
+            loss = tf.reduce_sum(y * dy)
+        weights = single.trainable_variables
+        slope, *slopes = tape.gradient(loss, [inputs, *(v.value for v in weights)])
+        for weight, gradient in zip(weights, slopes, strict=True):
+            weight.assign_sub(RATE * gradient)
+        with strategy.scope():
+            optimizer = keras.optimizers.SGD(RATE)
+            optimizer.build(layer.trainable_variables)
+
+        def update(gradients):
+            optimizer.apply(gradients, layer.trainable_variables)
+
+        actual, dx, _ = step(strategy, layer, split, x, dy, mask, then=update)
+        assert_close(np.concatenate(actual), y)
+        assert_close(np.concatenate(dx), slope)
+        after = reference_lstm.values(single)
+        for name, variable in reference_lstm.variables(layer).items():
+            for copy in copies(variable):
+                assert_close(copy, after[name], 1e-10)
+            assert (after[name] != before[name]).any() == ("moving_steps" not in name), name
+        assert_copies_agree(layer.weights)
+
+    @pytest.mark.parametrize(
+        "spec, split",
+        [
+            ("bn", (6, 2)),
+            pytest.param("sn", (4, 4), marks=pytest.mark.slow),
+            pytest.param("wn_mobn", (8, 0), marks=pytest.mark.slow),
+        ],
+    )
+    def test_unsynchronized_replicas_use_their_own(self, strategy, spec, split, rng):
+        """... and move, after the loop, by the mean of their own statistics of every step."""
+        layer, single = lstm_on(strategy, spec, rng)
+        before = reference_lstm.values(single)
+        x, mask = rng.normal(1, 2, SEQUENCES), lengths(True)
+        x[4:] += 3
+        actual, _, _ = step(strategy, layer, split, x, np.ones((*SEQUENCES[:2], 4)), mask)
+        found, counts = [], []
+        for norm in (*single.input_norms, *single.recurrent_norms, *single.cell_norms):
+            norm.momentum = 0.0
+        for piece, valid, y in zip(parts(x, split), parts(mask, split), actual, strict=True):
+            if len(piece):
+                for name, variable in reference_lstm.variables(single).items():
+                    variable.assign(before[name])
+                assert_close(y, single(piece, training=True, mask=valid))
+                found.append(reference_lstm.values(single))
+                steps = valid.sum(0)
+                counts.append([*steps[:3], steps[3:].sum()])
+        for name, variable in reference_lstm.variables(layer).items():
+            expected = before[name]
+            if name.endswith(("moving_mean", "moving_variance")):
+                batch = sum(
+                    np.array(c)[:, None] * f[name] for c, f in zip(counts, found, strict=True)
+                )
+                batch = batch / sum(map(np.array, counts))[:, None]
+                expected = 0.9 * before[name] + 0.1 * batch
+            for copy in copies(variable):
+                assert_close(copy, expected)
+        assert_copies_agree(layer.weights)
+
+    def test_synchronized_needs_an_unrolled_loop(self, strategy, rng):
+        layer, single = lstm_on(strategy, "bn(synchronized=True)", rng)
+        x, dy = rng.normal(1, 2, SEQUENCES), np.ones((*SEQUENCES[:2], 4))
+        with pytest.raises(ValueError, match="cannot be synchronized.*Use unroll=True"):
+            step(strategy, layer, (4, 4), x, dy)
+        inference = strategy.run(lambda: layer(tf.constant(x)))
+        for copy in strategy.experimental_local_results(inference):
+            assert_close(copy, single(x))
+
+    @pytest.mark.parametrize(
+        "specs",
+        [
+            ("bn",),
+            pytest.param(("sn", "wn_mobn", "bn(synchronized=True)"), marks=pytest.mark.slow),
+        ],
+        ids=["bn", "others"],
+    )
+    def test_fit(self, strategy, specs, rng, tmp_path):
+        """Replicas agree on every weight; a reloaded model predicts what the live one does."""
+        with strategy.scope():
+            inputs = keras.Input((5, 3))
+            hidden = keras.layers.Masking()(inputs)
+            outputs = []
+            for i, spec in enumerate(specs):
+                lstm = keras_norms.NormalizedLSTM(
+                    4, norm=spec, unroll="synchronized" in spec, name=f"lstm{i}"
+                )
+                outputs.append(keras.layers.Dense(1)(lstm(hidden)))
+            model = keras.Model(inputs, outputs)
+            model.compile(keras.optimizers.Adam(0.1), ["mse"] * len(specs))
+        x = rng.normal(2, 3, (24, 5, 3)).astype("float32")
+        x[::8] += 9  # the replicas' halves differ
+        x[3::8, 2:] = 0
+        targets = [np.sign(rng.normal(0, 1, (24, 1))).astype("float32")] * len(specs)
+        model.fit(x, targets, batch_size=8, epochs=2, shuffle=False, verbose=0)
+        assert_copies_agree(model.weights)
+        for i in range(len(specs)):
+            for key, value in reference_lstm.values(model.get_layer(f"lstm{i}")).items():
+                if key.endswith("moving_mean"):
+                    assert np.abs(value[:5]).max() > 1e-3 and not value[5:].any()
+        live = keras.tree.flatten(model.predict(x, batch_size=8, verbose=0))
+        model.save(tmp_path / "model.keras")
+        loaded = keras.models.load_model(tmp_path / "model.keras")
+        reloaded = keras.tree.flatten(loaded.predict(x, batch_size=8, verbose=0))
+        for one, two in zip(live, reloaded, strict=True):
+            np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-4)

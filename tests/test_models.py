@@ -55,7 +55,7 @@ def test_recipes():
 
     assert recipe(model="resnet20").rate(64) == pytest.approx(0.05)
     assert recipe(model="resnet18").rate(64) == pytest.approx(0.025)
-    for name in ("lstm", "transformer"):
+    for name in ("convpool", "lstm", "transformer"):
         assert recipe(model=name) == models.ADAM and models.ADAM.rate(64) == 1e-3
     assert recipe(model="lstm", optimizer="sgd") == models.SGD
     assert recipe(model="resnet20", optimizer="adam") == models.ADAM

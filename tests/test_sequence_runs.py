@@ -97,8 +97,8 @@ def test_words(data_dir, tmp_path):
 @pytest.mark.parametrize("model, norm", [("transformer", "ln"), ("lstm", "wn")])
 def test_characters(data_dir, tmp_path, model, norm):
     folder = tmp_path / "run"
-    options = {"model": model, "norm": norm, "dataset": "verse/plain", "sequence_length": 8}
-    code, out, err = script(*arguments(folder, data_dir=data_dir, **options))
+    options = {"model": model, "norm": norm, "dataset": "verse/plain", "depth": 1}
+    code, out, err = script(*arguments(folder, data_dir=data_dir, sequence_length=8, **options))
     assert code == 0, err
     verse = data.load("verse/plain", data_dir, sequences=True, sequence_length=8)
     assert json.loads((folder / "vocabulary.json").read_text()) == verse.vocabulary

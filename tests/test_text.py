@@ -168,10 +168,16 @@ def test_generated_text_is_drawn_from_the_model():
 
 def test_of_a_long_text_the_end_is_read():
     # What follows is, surely, 1 + the sum of the last 5 ids at most, modulo 3.
+    traces = []
     ids = keras.Input((5,), dtype="int32")
-    logits = 1e9 * keras.ops.one_hot(1 + keras.ops.cumsum(ids, axis=1) % 3, 4)
+    following = keras.layers.Lambda(
+        lambda ids: traces.append(ids) or 1 + keras.ops.cumsum(ids, axis=1) % 3
+    )
+    model = keras.Model(ids, 1e9 * keras.ops.one_hot(following(ids), 4))
+    traces.clear()
     expected = [1]
     for _ in range(12):
         expected.append(1 + sum(expected[-5:]) % 3)
-    written = text.generate(keras.Model(ids, logits), ["", "a", "b", "c"], length=12)
+    written = text.generate(model, ["", "a", "b", "c"], length=12)
     assert written == "".join(" abc"[i] for i in expected[1:])
+    assert len(traces) == 1, "one shape is compiled, once"

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 from collections.abc import Callable
 
-from zoo.convnet import KINDS, convnet
+from zoo.convnet import convnet
 from zoo.lstm import lstm
 from zoo.mlp import mlp
 from zoo.resnet import CIFAR, IMAGENET, resnet
@@ -27,7 +27,6 @@ class Recipe:
             proportional to theirs. None: the rate is that of any batch.
         momentum: float, or None where the optimizer has none.
         l2: float, L2 regularization in the gradient.
-        clipnorm: float, the norm to which the gradient of all weights is clipped, or None.
     """
 
     optimizer: str
@@ -35,15 +34,14 @@ class Recipe:
     reference_batch: int | None
     momentum: float | None
     l2: float
-    clipnorm: float | None
 
     def rate(self, global_batch):
         """The learning rate for batches of `global_batch` samples."""
         return self.learning_rate * global_batch / (self.reference_batch or global_batch)
 
 
-SGD = Recipe("sgd", 0.1, reference_batch=128, momentum=0.9, l2=1e-4, clipnorm=None)
-ADAM = Recipe("adam", 1e-3, reference_batch=None, momentum=None, l2=0.0, clipnorm=1.0)
+SGD = Recipe("sgd", 0.1, reference_batch=128, momentum=0.9, l2=1e-4)
+ADAM = Recipe("adam", 1e-3, reference_batch=None, momentum=None, l2=0.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,12 +51,14 @@ class Entry:
     Attributes:
         build: its builder, `(num_classes, norm, input_shape, width=..., ...)`.
         recipe: how it is trained by default.
+        clipnorm: float, the norm to which the gradient of all weights is clipped, or None.
         sequences: whether it takes sequences, of vectors or tokens; or else images.
         options: those of `TrainOptions` that its builder knows beside norm and width.
     """
 
     build: Callable
     recipe: Recipe = SGD
+    clipnorm: float | None = None
     sequences: bool = False
     options: tuple = ()
 
@@ -66,18 +66,19 @@ class Entry:
 def entries():
     """`{name: Entry}` of all models."""
     imagenet = dataclasses.replace(SGD, reference_batch=256)
+    recurrent, attentive = ("depth", "bidirectional", "dropout"), ("depth", "placement", "dropout")
     return {
         **{f"resnet{depth}": Entry(functools.partial(resnet, depth)) for depth in CIFAR},
         **{
             f"resnet{depth}": Entry(functools.partial(resnet, depth), imagenet)
             for depth in IMAGENET
         },
-        **{kind: Entry(functools.partial(convnet, kind)) for kind in KINDS},
+        # With Adam, as in the weight norm paper.
+        "convpool": Entry(functools.partial(convnet, "convpool"), ADAM),
+        "conv6": Entry(functools.partial(convnet, "conv6")),
         "mlp": Entry(mlp),
-        "lstm": Entry(lstm, ADAM, sequences=True, options=("depth", "bidirectional", "dropout")),
-        "transformer": Entry(
-            transformer, ADAM, sequences=True, options=("depth", "placement", "dropout")
-        ),
+        "lstm": Entry(lstm, ADAM, clipnorm=1.0, sequences=True, options=recurrent),
+        "transformer": Entry(transformer, ADAM, clipnorm=1.0, sequences=True, options=attentive),
     }
 
 

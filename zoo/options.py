@@ -54,8 +54,8 @@ class TrainOptions:
     epochs: int = 30
     """Passes over the training examples."""
     optimizer: Literal["sgd", "adam"] | None = None
-    """None: adam for lstm and transformer, sgd for the others. With adam, gradients are clipped
-    to a norm of 1."""
+    """None: adam for convpool, lstm and transformer, sgd for the others. The gradients of lstm and
+    transformer are clipped to a norm of 1."""
     learning_rate: float | None = None
     """Of sgd, the rate at a global batch of 128 (ImageNet nets: 256), scaled by the global batch
     in use; of adam, the rate. The resulting rate is printed. None: 0.1 and 0.001."""

@@ -19,6 +19,8 @@ _FILES = (
     *("run.json", "vocabulary.json", "tensorboard", "checkpoints", "model.keras", "saved_model"),
     "sample.txt",
 )
+# By how much logits of one model may differ, as a share of the largest.
+_ROUNDING = {"float32": 1e-5, "mixed_float16": 1e-2, "mixed_bfloat16": 1e-1}
 
 
 def choose(options, replicas):
@@ -78,7 +80,7 @@ def save_checkpoint(run, model):
     os.replace(run / "checkpoints" / "next.keras", run / "checkpoints" / "last.keras")
 
 
-def save_model(run, model, batches):
+def save_model(run, model, batches, precision):
     """Saves and exports the model, and compares the exported logits with its own.
 
     Returns:
@@ -92,6 +94,6 @@ def save_model(run, model, batches):
     batch, *_ = next(iter(batches))
     logits = np.asarray(model(batch, training=False))
     difference = float(np.max(np.abs(exported.serve(batch) - logits)))
-    if difference > 1e-5 * max(1.0, float(np.max(np.abs(logits)))):
+    if difference > _ROUNDING[precision] * max(1.0, float(np.max(np.abs(logits)))):
         print(f"warning: the logits of saved_model differ from the model's by up to {difference}")
     return saved, difference

@@ -64,7 +64,9 @@ def train(options):
         keras.config.set_dtype_policy(options.precision)
         model = models.build(entry, options, examples)
         schedule = _schedule(options, rate, steps)
-        _compile(model, _optimizer(options, recipe, model, schedule, replicas))
+        # Keras clips the share of each replica, before the shares are added up.
+        clipnorm = entry.clipnorm and entry.clipnorm / replicas
+        _compile(model, _optimizer(options, model, schedule, clipnorm))
         if _has_layer(model, keras_norms.WeightNormalization):
             batch, _ = next(iter(examples.train_batches(global_batch, options.seed)))
             keras_norms.data_dependent_init(model, batch)
@@ -95,7 +97,9 @@ def train(options):
         verbose=1 if sys.stdout.isatty() else 2,
     ).history
     seconds = time.perf_counter() - start
-    saved, difference = run_folder.save_model(run, model, examples.test_batches(options.batch_size))
+    saved, difference = run_folder.save_model(
+        run, model, examples.test_batches(options.batch_size), options.precision
+    )
     record["results"] = {
         **_scores(history, examples.causal),
         **facts,
@@ -106,10 +110,10 @@ def train(options):
         "importance": analysis.importance(model),
         "history": history,
     }
+    run_folder.write_record(run, record)
     if examples.causal:
         sample = text.generate(saved, examples.vocabulary, seed=options.seed)
         run_folder.write_sample(run, sample, step=options.epochs * steps)
-    run_folder.write_record(run, record)
     return record
 
 
@@ -165,16 +169,14 @@ def _schedule(options, rate, steps):
     return schedules.PiecewiseConstantDecay(boundaries, rates)
 
 
-def _optimizer(options, recipe, model, schedule, replicas):
+def _optimizer(options, model, schedule, clipnorm):
     gates = _has_layer(model, keras_norms.BatchInstanceNormalization)
     switches = _has_layer(model, keras_norms.SwitchableNormalization)
     for name, applies in (("control_multiplier", gates or switches), ("decay_controls", switches)):
         if getattr(options, name) is not None and not applies:
             raise ValueError(f"{name} has no effect on norm={options.norm!r}.")
-    # Keras clips the share of each replica, before the shares are added up.
-    clipnorm = recipe.clipnorm and recipe.clipnorm / replicas
-    if recipe.optimizer == "sgd":
-        optimizer = keras.optimizers.SGD(schedule, recipe.momentum, global_clipnorm=clipnorm)
+    if options.optimizer == "sgd":
+        optimizer = keras.optimizers.SGD(schedule, options.momentum, global_clipnorm=clipnorm)
     else:
         optimizer = keras.optimizers.Adam(schedule, global_clipnorm=clipnorm)
     # The papers' recipes: gates move fast and free, switches like any other weight.
@@ -184,7 +186,7 @@ def _optimizer(options, recipe, model, schedule, replicas):
         model,
         control_multiplier=(10.0 if gates else 1.0) if multiplier is None else multiplier,
         decay_controls=options.decay_controls is not False,
-        l2=recipe.l2,
+        l2=options.l2,
     )
     if options.precision == "mixed_float16":
         # Keras would do it in `compile`, and lose the state when the model is loaded elsewhere.

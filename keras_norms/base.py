@@ -9,10 +9,12 @@ from keras import ops
 from keras_norms.moments import (
     Axes,
     Moments,
+    average,
     average_replicas,
     instance_moments,
     pool,
     pool_replicas,
+    pool_slices,
     standardize,
 )
 
@@ -124,12 +126,12 @@ class Normalization(keras.layers.Layer):
         pivot, instance = 0.0, None
         if self._reads_activation(training):
             x, pivot, instance = instance_moments(x, self._axes, self._align_mask(mask, x))
-        batch = self._batch_moments(x, instance, training, first_step)
+        batch, moved = self._batch_moments(x, instance, training, first_step)
         mean, inverse_std = self.mean_and_inverse_std(instance, batch)
         gamma = self._per_channel(self.gamma, x.dtype)
         beta = self._per_channel(self.beta, x.dtype)
         outputs = standardize(x, mean - pivot, inverse_std, gamma, beta)
-        return ops.cast(outputs, self.compute_dtype), batch if self.moves(training) else None
+        return ops.cast(outputs, self.compute_dtype), moved
 
     def mean_and_inverse_std(self, instance, batch):
         """Where this normalization takes its statistics from.
@@ -168,7 +170,7 @@ class Normalization(keras.layers.Layer):
         return False
 
     def _batch_moments(self, x, instance, training, first_step):
-        return None
+        return None, None
 
     def _inverse_std(self, variance):
         return ops.rsqrt(variance + self.epsilon)
@@ -261,6 +263,9 @@ class MovingNormalization(Normalization):
         moving_variance_initializer: initializer of `moving_variance`.
         synchronized: whether batch statistics are those of all replicas of `tf.distribute`
             together. No effect elsewhere: other backends' batch statistics are global already.
+        ghost_batch_size: None, or int: take the batch statistics over slices of so many samples
+            each (the last may be smaller), as as many replicas without synchronization would.
+            The slices are those of the first axis in `batch_axis`.
         max_steps: None, or int: keep the statistics of each time step apart, as recurrent batch
             normalization does. Time is the last of the (two or more) axes in `batch_axis`, and
             the moving statistics have shape `(max_steps, channels)`; the last one serves all
@@ -279,6 +284,7 @@ class MovingNormalization(Normalization):
         moving_mean_initializer="zeros",
         moving_variance_initializer="ones",
         synchronized=False,
+        ghost_batch_size=None,
         max_steps=None,
         **kwargs,
     ):
@@ -289,9 +295,13 @@ class MovingNormalization(Normalization):
         self.moving_mean_initializer = keras.initializers.get(moving_mean_initializer)
         self.moving_variance_initializer = keras.initializers.get(moving_variance_initializer)
         self.synchronized = bool(synchronized)
-        self.max_steps = None if max_steps is None else _integer("max_steps", max_steps)
-        if self.max_steps is not None and self.max_steps < 1:
-            raise ValueError(f"`max_steps` must be positive. Received: max_steps={max_steps}")
+        self.ghost_batch_size = _positive("ghost_batch_size", ghost_batch_size)
+        if self.synchronized and self.ghost_batch_size:
+            raise ValueError(
+                "Statistics are either those of all replicas together or of slices of the batch. "
+                f"Received: synchronized=True, ghost_batch_size={ghost_batch_size}"
+            )
+        self.max_steps = _positive("max_steps", max_steps)
         self.moving_mean = self.moving_variance = self.moving_steps = None
 
     def build(self, input_shape):
@@ -317,7 +327,7 @@ class MovingNormalization(Normalization):
             first_step: int or int32 scalar, the number of the first time step in `batch`.
         """
         if not self.synchronized:
-            batch = average_replicas(batch)
+            batch = average_replicas(average(batch, self.pooled_axes))
         mean, variance, count = self.rows(batch, first_step)
         for moving, value in ((self.moving_mean, mean), (self.moving_variance, variance)):
             if moving is not None:
@@ -371,17 +381,25 @@ class MovingNormalization(Normalization):
         return bool(training and self.trainable and self.moving_mean is not None)
 
     def _batch_moments(self, x, instance, training, first_step):
-        """Statistics of the batch in training, else the moving ones; None if neither is used."""
+        """`Moments` to normalize by, and those to move by: of the batch in training only."""
         if self.moving_mean is None:
-            return None
+            return None, None
         if not self.moves(training):
             mean, variance = (
                 None if moving is None else self._of_steps(x, moving, first_step)
                 for moving in (self.moving_mean, self.moving_variance)
             )
-            return Moments(mean, variance, None)
-        batch = pool(instance, tuple(axis for axis in self._axes.batch if axis != self._time))
-        return pool_replicas(batch) if self.synchronized else batch
+            return Moments(mean, variance, None), None
+        axes = self.pooled_axes
+        if self.ghost_batch_size:
+            return pool_slices(instance, self._axes.batch[0], self.ghost_batch_size, axes)
+        batch = pool(instance, axes)
+        batch = pool_replicas(batch) if self.synchronized else batch
+        return batch, batch
+
+    @property
+    def pooled_axes(self):
+        return tuple(axis for axis in self._axes.batch if axis != self._time)
 
     @property
     def _time(self):
@@ -412,6 +430,12 @@ def _integer(name, value):
     if isinstance(value, bool) or not hasattr(value, "__index__"):
         raise ValueError(f"`{name}` must be an int. Received: {name}={value!r}")
     return value.__index__()
+
+
+def _positive(name, value):
+    if value is not None and _integer(name, value) < 1:
+        raise ValueError(f"`{name}` must be positive. Received: {name}={value}")
+    return value
 
 
 def _serialize(value):

@@ -138,6 +138,52 @@ def pool_groups(moments, axis, groups):
     return Moments(*map(join, pool(Moments(*map(split, moments)), (axis + 1,))))
 
 
+def pool_slices(moments, axis, size, axes):
+    """`pool` over `axes` of each slice of `size` entries along `axis`; the last may be smaller.
+
+    Args:
+        moments: `Moments` of the sets.
+        axis: int, one of `axes`.
+        size: int, entries of a slice.
+        axes: tuple of ints, the axes along which the sets of a slice are united.
+
+    Returns:
+        `(entries, slices)`: `Moments` with a set for each slice along `axis`, first repeated for
+        each of its entries.
+    """
+    length = ops.shape(moments.mean)[axis]
+    missing = -length % size
+    slices = -(-length // size)
+    before = (slice(None),) * axis
+
+    def split(tensor):
+        if tensor is None:
+            return None
+        if not (isinstance(missing, int) and missing == 0):
+            tensor = ops.pad(tensor, [(0, missing * (i == axis)) for i in range(len(tensor.shape))])
+        elif tensor.shape[axis] == 1:
+            return tensor[(*before, None)]
+        shape = ops.shape(tensor)
+        return ops.reshape(tensor, shape[:axis] + (slices, size) + shape[axis + 1 :])
+
+    if not (isinstance(missing, int) and missing == 0):
+        # What fills up the last slice counts nothing.
+        moments = moments._replace(count=_expand(moments.count, (axis,), moments.mean))
+    inner = [other + (other >= axis) for other in axes]
+    pooled = pool(Moments(*map(split, moments)), tuple(inner))
+    ones = np.ones((size,) + (1,) * (len(moments.mean.shape) - axis - 1))
+
+    def repeat(tensor):
+        shape = ops.shape(tensor)
+        repeated = tensor * ops.cast(ones, tensor.dtype)
+        return ops.reshape(repeated, shape[:axis] + (slices * size,) + shape[axis + 2 :])[
+            (*before, slice(0, length))
+        ]
+
+    entries = Moments(repeat(pooled.mean), repeat(pooled.variance), None)
+    return entries, Moments(*(part[(*before, slice(None), 0)] for part in pooled))
+
+
 def pool_replicas(moments):
     """`pool` over the replicas of `tf.distribute`; the moments themselves where there is one.
 
@@ -153,6 +199,18 @@ def pool_replicas(moments):
     slot = ops.reshape(slot, (replicas,) + (1,) * len(packed.shape))
     packed = context.all_reduce("SUM", slot * packed)
     return Moments(*(part[0] for part in pool(Moments(*ops.unstack(packed, axis=1)), (0,))))
+
+
+def average(moments, axes):
+    """Count-weighted mean of the sets' own means and variances."""
+    mean, variance, count = moments
+    if all(mean.shape[axis] == 1 for axis in axes):
+        return moments
+    count = ops.broadcast_to(count, ops.shape(mean))
+    total = ops.sum(count, axes, keepdims=True)
+    weight = count / ops.maximum(total, 1)
+    parts = (ops.sum(part * weight, axes, keepdims=True) for part in (mean, variance))
+    return Moments(*parts, total)
 
 
 def average_replicas(moments):

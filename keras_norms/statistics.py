@@ -9,6 +9,7 @@ import numpy as np
 from keras import ops
 
 from keras_norms.base import MovingNormalization, Normalization, steps_seen
+from keras_norms.moments import pool
 from keras_norms.tree import all_variables, named_layers
 
 _KERAS_NORMS = (
@@ -133,7 +134,8 @@ def _measuring_ours(norm, pooled):
         return apply(inputs, True, mask, first_step)
 
     def measured_move(batch, first_step=0):
-        mean, variance, count = map(ops.convert_to_numpy, norm.rows(batch, first_step))
+        batch = norm.rows(pool(batch, norm.pooled_axes), first_step)
+        mean, variance, count = map(ops.convert_to_numpy, batch)
         pooled.add(count, mean, variance)
 
     norm.trainable, norm.apply, norm.move = True, measured_apply, measured_move

@@ -36,7 +36,14 @@ def no_decay_variables(model):
     ]
 
 
-def configure_optimizer(optimizer, model, control_multiplier=1.0, decay_controls=False, l2=0.0):
+def configure_optimizer(
+    optimizer,
+    model,
+    control_multiplier=1.0,
+    decay_controls=False,
+    l2=0.0,
+    skip_nonfinite=False,
+):
     """A copy of `optimizer` that knows which variables of `model` are controls, gains, biases.
 
         rate(control) = control_multiplier * rate
@@ -55,6 +62,8 @@ def configure_optimizer(optimizer, model, control_multiplier=1.0, decay_controls
         decay_controls: whether decay includes the logits, as the official code of switchable
             normalization does. Gates never decay.
         l2: float, coefficient of the weights in the gradient.
+        skip_nonfinite: whether gradients that hold a NaN or infinity count as 0, so that the
+            weights are still those that led to it.
 
     Returns:
         A new optimizer, whose class is a subclass of that of `optimizer`.
@@ -94,6 +103,7 @@ def configure_optimizer(optimizer, model, control_multiplier=1.0, decay_controls
             "control_paths": _paths(controls, model),
             "l2": l2,
             "no_decay_paths": _paths(no_decay, model),
+            "skip_nonfinite": skip_nonfinite,
         }
     )
 
@@ -115,13 +125,29 @@ class _Configured:
     """Mixin of the classes that `configure_optimizer` makes."""
 
     def __init__(
-        self, *args, control_multiplier=1.0, control_paths=(), l2=0.0, no_decay_paths=(), **kwargs
+        self,
+        *args,
+        control_multiplier=1.0,
+        control_paths=(),
+        l2=0.0,
+        no_decay_paths=(),
+        skip_nonfinite=False,
+        **kwargs,
     ):
         super().__init__(*args, **kwargs)
         self.control_multiplier = float(control_multiplier)
         self.control_paths = tuple(control_paths)
         self.l2 = float(l2)
         self.no_decay_paths = tuple(no_decay_paths)
+        self.skip_nonfinite = bool(skip_nonfinite)
+
+    def apply(self, grads, trainable_variables=None):
+        if self.skip_nonfinite:
+            grads = [g if g is None else ops.convert_to_tensor(g) for g in grads]
+            tests = [ops.all(ops.isfinite(g)) for g in grads if g is not None]
+            finite = ops.all(ops.stack(tests))
+            grads = [g if g is None else ops.where(finite, g, 0) for g in grads]
+        return super().apply(grads, trainable_variables)
 
     def build(self, variables):
         spared = [v for v in variables if v.path in self.no_decay_paths]
@@ -162,6 +188,7 @@ class _Configured:
             "control_paths": list(self.control_paths),
             "l2": self.l2,
             "no_decay_paths": list(self.no_decay_paths),
+            "skip_nonfinite": self.skip_nonfinite,
         }
 
 

@@ -1,0 +1,34 @@
+"""Where a NaN or an infinity comes from."""
+
+import keras
+from keras import ops
+
+
+def locate(model, batch):
+    """Names the layer whose output is the first that is not finite.
+
+    Args:
+        model: a functional `keras.Model`, with the weights that led to it.
+        batch: its inputs.
+
+    Returns:
+        str, a clause for a message.
+    """
+    for variable in model.variables:
+        if "float" in variable.dtype and not _finite(variable):
+            return f"the weight {variable.path} is not finite"
+    layers = [op for op in model.operations if not isinstance(op, keras.layers.InputLayer)]
+    probe = keras.Model(model.inputs, [layer.output for layer in layers])
+    with keras.StatelessScope():  # seeds and moving statistics stay as they are
+        outputs = probe(batch, training=True)
+    for layer, output in zip(layers, outputs, strict=True):
+        if not all(map(_finite, keras.tree.flatten(output))):
+            return f"the first value that is not finite arises in layer {layer.name!r}"
+    return "all outputs of layers are finite, so it arises in the loss or in a gradient"
+
+
+def _finite(tensor):
+    tensor = ops.convert_to_tensor(tensor)
+    if not keras.backend.is_float_dtype(keras.backend.standardize_dtype(tensor.dtype)):
+        return True
+    return bool(ops.all(ops.isfinite(tensor)))

@@ -9,6 +9,7 @@ with silent_libraries():
     import tyro
     from absl import logging
 
+    from zoo.callbacks import Terminated
     from zoo.training import TrainOptions, train
 
 
@@ -20,6 +21,9 @@ def main():
     except (ValueError, OSError, FloatingPointError) as error:
         print("error:", " ".join(str(error).split()), file=sys.stderr)
         sys.exit(2)
+    except Terminated as end:
+        print(end, file=sys.stderr)
+        sys.exit(128 + end.signal)
     run, results = record["options"]["log_dir"], record["results"]
     if "bits_per_character" in results:
         print("", pathlib.Path(run, "sample.txt").read_text(), sep="\n")

@@ -85,6 +85,11 @@ class TrainOptions:
     """Write the curves, switches and gates every epoch, or every so many steps too."""
     overwrite: bool = False
     """Replace the run that the run folder holds."""
+    resume: bool = False
+    """Go on with the run that the run folder holds, from its last checkpoint; begin one if it
+    holds none. The other options must be those that it was started with."""
+    deterministic: bool = False
+    """Give bit-identical results for equal options on one machine: slower, above all on GPUs."""
 
 
 _POSITIVE = (

@@ -1,5 +1,6 @@
 """The folder of a training run: what it is called, and what is written into it."""
 
+import dataclasses
 import importlib.metadata
 import json
 import os
@@ -13,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 import keras_norms
+from zoo import checkpoint, events
 
 # What a run writes into its folder.
 _FILES = (
@@ -24,17 +26,45 @@ _ROUNDING = {"float32": 1e-5, "mixed_float16": 1e-2, "mixed_bfloat16": 1e-1}
 
 
 def choose(options, replicas):
-    """The folder of the run; it is free, or to be overwritten."""
+    """The folder of the run; it is free, or to be overwritten or gone on with."""
     name = "-".join((options.model, options.norm, Path(options.dataset).name))
     name = f"{name}-b{options.batch_size}x{replicas}-s{options.seed}"
     run = Path(options.log_dir or Path("runs", re.sub(r"[^\w.,=-]+", "_", name)))
     found = [name for name in _FILES if (run / name).exists()]
-    if found and not options.overwrite:
+    if found and not (options.overwrite or options.resume):
         raise FileExistsError(
             f"{run} holds a run already ({', '.join(found)}). Choose another folder with "
-            "--log-dir, or replace it with --overwrite."
+            "--log-dir, go on with it by --resume, or replace it with --overwrite."
         )
     return run
+
+
+def begun(run, options):
+    """The record of the run to go on with, or None if there is none.
+
+    Raises:
+        ValueError: if it was begun with other options, or cannot be read.
+    """
+    path = run / "run.json"
+    if not options.resume or not path.exists():
+        return None
+    try:
+        record = json.loads(path.read_text())
+        before = record["options"]
+    except (ValueError, KeyError) as error:
+        raise ValueError(
+            f"{path} cannot be read ({error}). Replace the run with --overwrite."
+        ) from error
+    now = json.loads(json.dumps(dataclasses.asdict(options)))
+    free = ("resume", "overwrite", "log_dir", "data_dir")
+    other = [name for name in now if name not in free and now[name] != before.get(name)]
+    if other:
+        changes = ", ".join(f"{name} was {before.get(name)!r}, is {now[name]!r}" for name in other)
+        raise ValueError(
+            f"{run} was begun with other options: {changes}. Resume it with those, or choose "
+            "another folder with --log-dir."
+        )
+    return record
 
 
 def create(run, record, vocabulary=None):
@@ -50,9 +80,24 @@ def create(run, record, vocabulary=None):
         (run / "vocabulary.json").write_text(json.dumps(vocabulary, indent=0) + "\n")
 
 
+def go_on(run, model):
+    """Restores the last checkpoint, and forgets what was logged after it.
+
+    Returns:
+        The `checkpoint.Position` from which to train.
+    """
+    position = checkpoint.restore(run / "checkpoints", model)
+    iterations = int(model.optimizer.iterations)
+    if position.epoch or position.step:
+        print(f"resumed after {position.epoch} epochs and {position.step} steps")
+    events.forget(run / "tensorboard", position.epoch, iterations)
+    return position
+
+
 def write_record(run, record):
-    """Writes `run.json`."""
-    (run / "run.json").write_text(json.dumps(record, indent=2) + "\n")
+    """Writes `run.json`, as a whole or not at all."""
+    (run / "run.json.new").write_text(json.dumps(record, indent=2) + "\n")
+    os.replace(run / "run.json.new", run / "run.json")
 
 
 def versions():
@@ -68,16 +113,16 @@ def write_sample(run, sample, step):
     write_text(run, "sample", f"```\n{sample}\n```", step)
 
 
+def write_table(run, facts):
+    """Writes the options of the run to TensorBoard."""
+    rows = [f"| {name} | {value} |" for name, value in facts.items()]
+    write_text(run, "run", "\n".join(["| option | value |", "| --- | --- |", *rows]), step=0)
+
+
 def write_text(run, name, markdown, step):
     """Writes a text to TensorBoard."""
     with tf.summary.create_file_writer(str(run / "tensorboard")).as_default(step=step):
         tf.summary.text(name, markdown)
-
-
-def save_checkpoint(run, model):
-    """Saves the model with its optimizer; who is killed meanwhile still has the epoch before."""
-    model.save(run / "checkpoints" / "next.keras")
-    os.replace(run / "checkpoints" / "next.keras", run / "checkpoints" / "last.keras")
 
 
 def save_model(run, model, batches, precision):

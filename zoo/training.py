@@ -11,9 +11,11 @@ import keras
 import tensorflow as tf
 
 import keras_norms
-from keras_norms import analysis, callbacks, optimizers
+from keras_norms import analysis, optimizers
+from keras_norms.callbacks import SwitchLogger
 from keras_norms.tree import named_layers
-from zoo import data, models, run_folder, text
+from zoo import checkpoint, data, distribution, models, nonfinite, run_folder, text
+from zoo.callbacks import Curves, Keeper, Watch
 from zoo.options import TrainOptions, check
 
 __all__ = ["TrainOptions", "train"]
@@ -36,15 +38,22 @@ def train(options):
         ValueError: for options that cannot be honoured.
         FileExistsError: if the run folder holds a run already.
         FloatingPointError: if the loss ceases to be finite.
+        zoo.callbacks.Terminated: at SIGTERM or SIGINT, after a checkpoint has been saved.
     """
     check(options)
+    if options.deterministic:
+        tf.config.experimental.enable_op_determinism()
     entry, recipe, options = models.resolve(options)
     # Before anything else of TensorFlow, which fixes the devices at its first operation.
-    strategy = _strategy(options.replicas)
+    strategy = distribution.strategy(options.replicas)
     replicas = strategy.num_replicas_in_sync
     global_batch = options.batch_size * replicas
     run = run_folder.choose(options, replicas)
     options = dataclasses.replace(options, log_dir=str(run))
+    record = run_folder.begun(run, options)
+    if record and record["results"]:
+        print(f"run folder: {run}\nThis run is complete already.")
+        return record
     examples = data.load(
         options.dataset,
         options.data_dir,
@@ -82,20 +91,15 @@ def train(options):
     )
 
     facts = {"global_batch": global_batch, "scaled_learning_rate": rate, "steps_per_epoch": steps}
-    versions = run_folder.versions()
-    record = {"options": dataclasses.asdict(options), "versions": versions, "results": None}
-    run_folder.create(run, record, examples.vocabulary)
-    watch = _Watch()
+    if record is None:
+        versions = run_folder.versions()
+        record = {"options": dataclasses.asdict(options), "versions": versions, "results": None}
+        run_folder.create(run, record, examples.vocabulary)
+        run_folder.write_table(run, {**dataclasses.asdict(options), **facts})
+    with strategy.scope():
+        position = run_folder.go_on(run, model)
     start = time.perf_counter()
-    history = model.fit(
-        examples.train_batches(global_batch, options.seed),
-        epochs=options.epochs,
-        steps_per_epoch=steps,
-        validation_data=examples.test_batches(global_batch),
-        callbacks=[watch, *_loggers(options, model, run, facts)],
-        shuffle=False,  # the data is shuffled
-        verbose=1 if sys.stdout.isatty() else 2,
-    ).history
+    watch, history = _fit(model, examples, options, run, facts, position)
     seconds = time.perf_counter() - start
     saved, difference = run_folder.save_model(
         run, model, examples.test_batches(options.batch_size), options.precision
@@ -104,41 +108,53 @@ def train(options):
         **_scores(history, examples.causal),
         **facts,
         "seconds": seconds,
-        "seconds_per_step": statistics.median(watch.seconds),
+        "seconds_per_step": statistics.median(watch.seconds) if watch.seconds else None,
+        "resumed_at_epoch": position.epoch if position != checkpoint.Position() else None,
         "parameters": model.count_params(),
         "saved_model_difference": difference,
         "importance": analysis.importance(model),
         "history": history,
     }
-    run_folder.write_record(run, record)
     if examples.causal:
         sample = text.generate(saved, examples.vocabulary, seed=options.seed)
         run_folder.write_sample(run, sample, step=options.epochs * steps)
+    run_folder.write_record(run, record)  # last, for it says that the run is complete
     return record
 
 
-def _strategy(replicas):
-    gpus = tf.config.list_physical_devices("GPU")
-    if gpus:
-        if replicas and replicas > len(gpus):
-            raise ValueError(f"There are {len(gpus)} GPUs. Received: replicas={replicas}")
-        return tf.distribute.MirroredStrategy([f"GPU:{i}" for i in range(replicas or len(gpus))])
-    replicas = replicas or 1
-    (cpu,) = tf.config.list_physical_devices("CPU")
-    logical = [tf.config.LogicalDeviceConfiguration()] * replicas
-    with contextlib.suppress(RuntimeError):  # the devices are set up already
-        tf.config.set_logical_device_configuration(cpu, logical)
-    found = len(tf.config.list_logical_devices("CPU"))
-    if found < replicas:
-        raise ValueError(
-            f"TensorFlow has already set up {found} logical CPU device(s) in this process, too few "
-            f"for {replicas} replicas. Train before anything else of TensorFlow runs."
-        )
-    return tf.distribute.MirroredStrategy(
-        [f"CPU:{i}" for i in range(replicas)],
-        # The default collectives fail for the second strategy of a process.
-        cross_device_ops=tf.distribute.ReductionToOneDevice(),
-    )
+def _fit(model, examples, options, run, facts, position):
+    """Trains from a position on: `(watch, history)`."""
+    global_batch, steps = facts["global_batch"], facts["steps_per_epoch"]
+    test = examples.test_batches(global_batch)
+
+    def batches(epoch, step=0):
+        return examples.train_batches(global_batch, options.seed, epoch).skip(step)
+
+    def explain(epoch, batch):
+        skipped = position.step if epoch == position.epoch else 0
+        (x, *_) = next(iter(batches(epoch, skipped + batch)))
+        return nonfinite.locate(model, x)
+
+    watch = Watch(explain)
+    keeper = Keeper(run / "checkpoints", position)
+    epoch, step = position.epoch, position.step
+    if step:
+        model.evaluate(test, steps=1, verbose=0)  # builds the metrics, which the keeper fills
+    with keeper.listening():
+        while epoch < options.epochs:
+            last = epoch + 1 if step else options.epochs  # the rest of an epoch on its own
+            model.fit(
+                batches(epoch, step),
+                initial_epoch=epoch,
+                epochs=last,
+                steps_per_epoch=steps - step,
+                validation_data=test,
+                callbacks=[watch, *_loggers(options, model, run, facts), keeper],
+                shuffle=False,  # the data is shuffled
+                verbose=1 if sys.stdout.isatty() else 2,
+            )
+            epoch, step = last, 0
+    return watch, keeper.history
 
 
 def _has_layer(model, cls):
@@ -187,6 +203,7 @@ def _optimizer(options, model, schedule, clipnorm):
         control_multiplier=(10.0 if gates else 1.0) if multiplier is None else multiplier,
         decay_controls=options.decay_controls is not False,
         l2=options.l2,
+        skip_nonfinite=True,  # for `nonfinite.locate`
     )
     if options.precision == "mixed_float16":
         # Keras would do it in `compile`, and lose the state when the model is loaded elsewhere.
@@ -208,19 +225,13 @@ def _compile(model, optimizer):
 
 
 def _loggers(options, model, run, facts):
-    """The callbacks that write checkpoints and TensorBoard's events."""
-    facts = {**dataclasses.asdict(options), **facts}
-    rows = [f"| {name} | {value} |" for name, value in facts.items()]
-    table = "\n".join(["| option | value |", "| --- | --- |", *rows])
-    run_folder.write_text(run, "run", table, step=0)
-    loggers = [keras.callbacks.TensorBoard(run / "tensorboard", update_freq=options.log_every)]
+    """The callbacks that write TensorBoard's events."""
+    loggers = [Curves(run / "tensorboard", update_freq=options.log_every)]
     if optimizers.control_variables(model):
         folder = run / "tensorboard" / "switches"
-        loggers.append(callbacks.SwitchLogger(folder, options.log_every, hparams=facts))
-    save = keras.callbacks.LambdaCallback(
-        on_epoch_end=lambda *_: run_folder.save_checkpoint(run, model)
-    )
-    return [*loggers, save]
+        hparams = {**dataclasses.asdict(options), **facts}
+        loggers.append(SwitchLogger(folder, options.log_every, hparams=hparams))
+    return loggers
 
 
 def _scores(history, causal):
@@ -229,22 +240,3 @@ def _scores(history, causal):
     if causal:
         scores["bits_per_character"] = scores["cross_entropy"] / math.log(2)
     return scores
-
-
-class _Watch(keras.callbacks.Callback):
-    """Times the steps, and ends training where the loss is no number any more."""
-
-    def __init__(self):
-        super().__init__()
-        self.seconds = []
-
-    def on_train_batch_begin(self, batch, logs=None):
-        self._begin = time.perf_counter()
-
-    def on_train_batch_end(self, batch, logs=None):
-        self.seconds.append(time.perf_counter() - self._begin)
-        if not math.isfinite(logs["loss"]):
-            raise FloatingPointError(
-                f"The loss is {logs['loss']} after {len(self.seconds)} steps. A lower learning "
-                "rate, a warm-up or another norm may help."
-            )

@@ -1,0 +1,123 @@
+"""What a training run does beside training: it watches the loss, draws curves, saves itself."""
+
+import contextlib
+import math
+import signal
+import time
+
+import keras
+
+from zoo import checkpoint
+
+
+class Terminated(Exception):
+    """Training has been told to end, and has saved itself; `signal` is the number of the signal."""
+
+    def __init__(self, message, signal):
+        super().__init__(message)
+        self.signal = signal
+
+
+class Watch(keras.callbacks.Callback):
+    """Times the steps, and ends training where the loss is no number any more.
+
+    Args:
+        explain: function `(epoch, batch)` -> str, where the first value arose that is not finite.
+    """
+
+    def __init__(self, explain):
+        super().__init__()
+        self.seconds = []
+        self._explain = explain
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._epoch = epoch
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self._begin = time.perf_counter()
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.seconds.append(time.perf_counter() - self._begin)
+        if not math.isfinite(logs["loss"]):
+            step = int(self.model.optimizer.iterations)
+            raise FloatingPointError(
+                f"The loss is {logs['loss']} after step {step} (epoch {self._epoch + 1}): "
+                f"{self._explain(self._epoch, batch)}. A lower learning rate, a warm-up or another "
+                "norm may help."
+            )
+
+
+class Curves(keras.callbacks.TensorBoard):
+    """Keras's curves, which go on where a resumed run does, and are on disk before it is saved."""
+
+    def on_train_begin(self, logs=None):
+        super().on_train_begin(logs)
+        self._global_train_batch = int(self.model.optimizer.iterations)
+
+    def on_epoch_end(self, epoch, logs=None):
+        super().on_epoch_end(epoch, logs)
+        for writer in self._writers.values():
+            writer.flush()
+
+
+class Keeper(keras.callbacks.Callback):
+    """Saves a checkpoint after every epoch, and at SIGTERM or SIGINT, which end training.
+
+    Args:
+        folder: `pathlib.Path`, of the checkpoints.
+        position: `checkpoint.Position` where training goes on.
+
+    Attributes:
+        history: what each whole epoch has reached, those before `position` included.
+    """
+
+    def __init__(self, folder, position):
+        super().__init__()
+        self.history = {name: list(values) for name, values in position.history.items()}
+        self._folder = folder
+        self._position = position
+        self._signal = None
+
+    @contextlib.contextmanager
+    def listening(self):
+        """Waits for the end of a step where a signal would end the process."""
+        signals = (signal.SIGTERM, signal.SIGINT)
+        before = {number: signal.signal(number, self._receive) for number in signals}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._done = self._position.step if epoch == self._position.epoch else 0
+        if self._done:  # `fit` has just reset them
+            metrics = self.model.metrics_variables
+            for variable, value in zip(metrics, self._position.metrics, strict=True):
+                variable.assign(value)
+        self._epoch = epoch
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self._signal is not None:
+            self._save(self._epoch, self._done + batch + 1)
+            self._terminate(f"epoch {self._epoch + 1}, step {self._done + batch + 1}")
+
+    def on_epoch_end(self, epoch, logs=None):
+        for name, value in logs.items():
+            self.history.setdefault(name, []).append(float(value))
+        self._save(epoch + 1, 0)
+        if self._signal is not None:
+            self._terminate(f"epoch {epoch + 1}")
+
+    def _save(self, epoch, step):
+        checkpoint.save(self._folder, self.model, epoch, step, self.history)
+
+    def _receive(self, number, frame):
+        if self._signal is not None:  # who insists does not wait
+            raise KeyboardInterrupt
+        self._signal = number
+        print(f"\n{signal.Signals(number).name}: saving after this step", flush=True)
+
+    def _terminate(self, when):
+        name = signal.Signals(self._signal).name
+        raise Terminated(f"{name}: saved after {when}; go on with --resume", self._signal)

@@ -6,6 +6,7 @@ import signal
 import time
 
 import keras
+from keras import ops
 
 from zoo import checkpoint
 
@@ -39,7 +40,7 @@ class Watch(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         self.seconds.append(time.perf_counter() - self._begin)
         if not math.isfinite(logs["loss"]):
-            step = int(self.model.optimizer.iterations)
+            step = int(ops.convert_to_numpy(self.model.optimizer.iterations))
             raise FloatingPointError(
                 f"The loss is {logs['loss']} after step {step} (epoch {self._epoch + 1}): "
                 f"{self._explain(self._epoch, batch)}. A lower learning rate, a warm-up or another "
@@ -52,7 +53,7 @@ class Curves(keras.callbacks.TensorBoard):
 
     def on_train_begin(self, logs=None):
         super().on_train_begin(logs)
-        self._global_train_batch = int(self.model.optimizer.iterations)
+        self._global_train_batch = int(ops.convert_to_numpy(self.model.optimizer.iterations))
 
     def on_epoch_end(self, epoch, logs=None):
         super().on_epoch_end(epoch, logs)

@@ -12,6 +12,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import tensorflow as tf
+from keras import ops
 
 import keras_norms
 from zoo import checkpoint, events
@@ -87,7 +88,7 @@ def go_on(run, model):
         The `checkpoint.Position` from which to train.
     """
     position = checkpoint.restore(run / "checkpoints", model)
-    iterations = int(model.optimizer.iterations)
+    iterations = int(ops.convert_to_numpy(model.optimizer.iterations))
     if position.epoch or position.step:
         print(f"resumed after {position.epoch} epochs and {position.step} steps")
     events.forget(run / "tensorboard", position.epoch, iterations)

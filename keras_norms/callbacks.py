@@ -1,5 +1,6 @@
 """Logs what switches and gates learn to TensorBoard."""
 
+import contextlib
 import os
 import re
 import warnings
@@ -23,7 +24,8 @@ class SwitchLogger(keras.callbacks.Callback):
     - Images: a heat map and stacked bars, at ten points of the training at most.
     - HParams: `hparams` beside the metrics of `fit`.
 
-    The step is `optimizer.iterations`, so a run that is resumed continues its curves.
+    The step is `optimizer.iterations`, so a run that is resumed continues its curves. With
+    `resumed_after` each of their points is written once.
     `keras_norms.analysis.read(log_dir)` reads them back.
 
     Args:
@@ -32,6 +34,8 @@ class SwitchLogger(keras.callbacks.Callback):
         figures: whether to draw the figures.
         hparams: dict of the run's hyperparameters, or None. Values other than bool, int, float
             and str are logged as their text.
+        resumed_after: int, the number of batches before a run that is resumed and whose events
+            are in `log_dir`: what is written at the start is not written again. 0 for a new run.
 
     Raises:
         ValueError: if `every` is neither "epoch" nor a positive int.
@@ -43,7 +47,7 @@ class SwitchLogger(keras.callbacks.Callback):
     ```
     """
 
-    def __init__(self, log_dir, every="epoch", figures=True, hparams=None):
+    def __init__(self, log_dir, every="epoch", figures=True, hparams=None, resumed_after=0):
         super().__init__()
         is_count = isinstance(every, int) and not isinstance(every, bool) and every > 0
         if every != "epoch" and not is_count:
@@ -57,6 +61,7 @@ class SwitchLogger(keras.callbacks.Callback):
             name: value if isinstance(value, plain) else str(value)
             for name, value in hparams.items()
         }
+        self.resumed_after = resumed_after
         # Keras waits for the logs of every batch unless all callbacks are safe to run late.
         self.async_safe = every == "epoch"
 
@@ -69,6 +74,7 @@ class SwitchLogger(keras.callbacks.Callback):
         # Not in on_train_begin, where a callback after this one may yet restore a checkpoint.
         if self._first is None:
             self._first = self._iterations()
+            self._offset = self.resumed_after or self._first
         self._epoch_start = self._batches
         self._start()
 
@@ -77,7 +83,7 @@ class SwitchLogger(keras.callbacks.Callback):
         before, self._batches = self._batches, max(self._batches, self._epoch_start + batch + 1)
         if self.every != "epoch":
             self._start()
-            if (self._first + self._batches) // self.every > (self._first + before) // self.every:
+            if (self._offset + self._batches) // self.every > (self._offset + before) // self.every:
                 self._write_scalars()
 
     def on_epoch_end(self, epoch, logs=None):
@@ -118,19 +124,31 @@ class SwitchLogger(keras.callbacks.Callback):
             return
         tf, hparams = require("tensorflow", "tensorboard.plugins.hparams.api")
         self._writer = tf.summary.create_file_writer(self.log_dir)
-        with self._writer.as_default(step=0):
+        if self.resumed_after:
+            self._step = self._drawn = self._first
+            self._has_metrics = True
+            return
+        with self._at(0):
             tf.summary.experimental.write_raw_pb(_layout(table))
             if self.hparams:
                 hparams.hparams(self.hparams)
         self._write_scalars()
         self._write_figures()
 
+    @contextlib.contextmanager
+    def _at(self, step):
+        """Lets this writer record, whatever another callback (Keras's does) says of this batch."""
+        (tf,) = require("tensorflow")
+        with self._writer.as_default(step=step), tf.summary.record_if(True):
+            yield
+
     def _iterations(self):
         optimizer = getattr(self.model, "optimizer", None)
         if optimizer is not None:
             step = int(ops.convert_to_numpy(optimizer.iterations))
-            if not self._batches or step > self._first:
-                return step
+            scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+            if not self._batches or step > self._first or scaled:
+                return step  # loss scaling skips steps
         # A `train_step` of the user's own may leave the model's optimizer alone.
         accumulated = getattr(optimizer, "gradient_accumulation_steps", None) or 1
         return (self._first or 0) + self._batches // accumulated
@@ -142,7 +160,7 @@ class SwitchLogger(keras.callbacks.Callback):
         (tf,) = require("tensorflow")
         self._step, table = step, importance(self.model)
         self._preferences = Preferences({step: table}, f"{self.model.name}, step {step}")
-        with self._writer.as_default(step=step):
+        with self._at(step):
             for path, weights in table.items():
                 for kind, shares in weights.items():
                     for statistic, share in shares.items():
@@ -164,7 +182,7 @@ class SwitchLogger(keras.callbacks.Callback):
         (tf,) = require("tensorflow")
         from keras_norms import figures
 
-        with self._writer.as_default(step=self._step):
+        with self._at(self._step):
             for draw in (figures.stacked_bars, figures.heat_map):
                 image = figures.pixels(draw(self._preferences))
                 tf.summary.image(f"preferences/{draw.__name__}", image[None])
@@ -175,7 +193,7 @@ class SwitchLogger(keras.callbacks.Callback):
         if not self.hparams:
             return
         (tf,) = require("tensorflow")
-        with self._writer.as_default(step=self._step):
+        with self._at(self._step):
             if not self._has_metrics:
                 self._has_metrics = True
                 columns = _hparams_columns(self.hparams, logs)

@@ -6,6 +6,7 @@ import signal
 import time
 
 import keras
+import tensorflow as tf
 from keras import ops
 
 from zoo import checkpoint
@@ -49,11 +50,34 @@ class Watch(keras.callbacks.Callback):
 
 
 class Curves(keras.callbacks.TensorBoard):
-    """Keras's curves, which go on where a resumed run does, and are on disk before it is saved."""
+    """Keras's curves, without a point missing or doubled in a run that is resumed.
+
+    What belongs to a step is on disk before the checkpoint of that step is.
+
+    Args:
+        log_dir: folder for the events.
+        every: "epoch", or int, to write the curves every so many batches too.
+        done: int, the number of batches before a run that is resumed.
+    """
+
+    def __init__(self, log_dir, every, done):
+        # Not `update_freq=every`, by which Keras leaves out whole epochs too.
+        super().__init__(log_dir, write_graph=not done)
+        self._every = every
+        self._done = done
 
     def on_train_begin(self, logs=None):
         super().on_train_begin(logs)
-        self._global_train_batch = int(ops.convert_to_numpy(self.model.optimizer.iterations))
+        self._global_train_batch = self._done
+
+    def on_train_batch_end(self, batch, logs=None):
+        super().on_train_batch_end(batch, logs)
+        step = self._global_train_batch
+        if self._every != "epoch" and step % self._every == 0:
+            with self._train_writer.as_default(step=step):
+                for name, value in logs.items():
+                    tf.summary.scalar(f"batch_{name}", value)
+            self._train_writer.flush()
 
     def on_epoch_end(self, epoch, logs=None):
         super().on_epoch_end(epoch, logs)
@@ -67,16 +91,18 @@ class Keeper(keras.callbacks.Callback):
     Args:
         folder: `pathlib.Path`, of the checkpoints.
         position: `checkpoint.Position` where training goes on.
+        steps: int, those of an epoch. `fit` is to get the rest of its first epoch first.
 
     Attributes:
         history: what each whole epoch has reached, those before `position` included.
     """
 
-    def __init__(self, folder, position):
+    def __init__(self, folder, position, steps):
         super().__init__()
         self.history = {name: list(values) for name, values in position.history.items()}
         self._folder = folder
         self._position = position
+        self._steps = steps
         self._signal = None
 
     @contextlib.contextmanager
@@ -99,11 +125,15 @@ class Keeper(keras.callbacks.Callback):
         self._epoch = epoch
 
     def on_train_batch_end(self, batch, logs=None):
-        if self._signal is not None:
-            self._save(self._epoch, self._done + batch + 1)
-            self._terminate(f"epoch {self._epoch + 1}, step {self._done + batch + 1}")
+        step = self._done + batch + 1
+        if step == self._steps:
+            self.model.stop_training = self._done > 0  # this epoch, whose begin Keras has not seen
+        elif self._signal is not None:
+            self._save(self._epoch, step)
+            self._terminate(f"epoch {self._epoch + 1}, step {step}")
 
     def on_epoch_end(self, epoch, logs=None):
+        self.model.stop_training = False
         for name, value in logs.items():
             self.history.setdefault(name, []).append(float(value))
         self._save(epoch + 1, 0)

@@ -5,25 +5,23 @@ import os
 import tensorflow as tf
 from tensorboard.compat.proto.event_pb2 import Event
 
-# Written for the first step too, when training begins or goes on.
-_WRITTEN_AT_THE_START = ("switch/", "gate/", "gates/", "importance/", "preferences/")
 
-
-def forget(folder, epoch, iterations):
+def forget(folder, epoch, batches, iterations):
     """Removes what was logged after a checkpoint, so that each curve has each point once.
 
     Args:
         folder: folder below which the event files are.
         epoch: int, the number of whole epochs at the checkpoint.
-        iterations: int, the steps of the optimizer by then.
+        batches: int, the number of training batches by then.
+        iterations: int, the steps of the optimizer by then; loss scaling skips some batches.
     """
 
     def keep(tag, step):
-        if tag.startswith("epoch_"):  # counted in epochs
+        if tag == "sample":
+            return False  # which is written when all is done
+        if tag.startswith("epoch_"):
             return step < epoch
-        if tag.startswith(_WRITTEN_AT_THE_START):
-            return step < iterations
-        return step <= iterations
+        return step <= (batches if tag.startswith("batch_") else iterations)
 
     for root, _, names in os.walk(folder):
         for name in names:
@@ -47,7 +45,9 @@ def _filter(path, keep):
     except tf.errors.DataLossError:
         changed = True  # the end of a file that was being written
     if changed:
-        with tf.io.TFRecordWriter(path + ".new") as writer:
+        # A name that TensorBoard does not read, should this be interrupted.
+        unfinished = os.path.join(os.path.dirname(path), "unfinished")
+        with tf.io.TFRecordWriter(unfinished) as writer:
             for event in events:
                 writer.write(event)
-        os.replace(path + ".new", path)
+        os.replace(unfinished, path)

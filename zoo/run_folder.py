@@ -81,17 +81,25 @@ def create(run, record, vocabulary=None):
         (run / "vocabulary.json").write_text(json.dumps(vocabulary, indent=0) + "\n")
 
 
-def go_on(run, model):
+def go_on(run, model, steps):
     """Restores the last checkpoint, and forgets what was logged after it.
+
+    Args:
+        run: `pathlib.Path`, the run folder.
+        model: the model as it was before training, compiled.
+        steps: int, those of an epoch.
 
     Returns:
         The `checkpoint.Position` from which to train.
     """
     position = checkpoint.restore(run / "checkpoints", model)
+    if position == checkpoint.Position():
+        shutil.rmtree(run / "tensorboard", ignore_errors=True)
+        return position
+    print(f"resumed after {position.epoch} epochs and {position.step} steps")
+    batches = position.epoch * steps + position.step
     iterations = int(ops.convert_to_numpy(model.optimizer.iterations))
-    if position.epoch or position.step:
-        print(f"resumed after {position.epoch} epochs and {position.step} steps")
-    events.forget(run / "tensorboard", position.epoch, iterations)
+    events.forget(run / "tensorboard", position.epoch, batches, iterations)
     return position
 
 

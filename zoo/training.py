@@ -95,9 +95,10 @@ def train(options):
         versions = run_folder.versions()
         record = {"options": dataclasses.asdict(options), "versions": versions, "results": None}
         run_folder.create(run, record, examples.vocabulary)
-        run_folder.write_table(run, {**dataclasses.asdict(options), **facts})
     with strategy.scope():
-        position = run_folder.go_on(run, model)
+        position = run_folder.go_on(run, model, steps)
+    if position == checkpoint.Position():
+        run_folder.write_table(run, {**dataclasses.asdict(options), **facts})
     start = time.perf_counter()
     watch, history = _fit(model, examples, options, run, facts, position)
     seconds = time.perf_counter() - start
@@ -136,24 +137,22 @@ def _fit(model, examples, options, run, facts, position):
         return nonfinite.locate(model, x)
 
     watch = Watch(explain)
-    keeper = Keeper(run / "checkpoints", position)
-    epoch, step = position.epoch, position.step
-    if step:
+    keeper = Keeper(run / "checkpoints", position, steps)
+    done = position.epoch * steps + position.step
+    if position.step:
         model.evaluate(test, steps=1, verbose=0)  # builds the metrics, which the keeper fills
-    with keeper.listening():
-        while epoch < options.epochs:
-            last = epoch + 1 if step else options.epochs  # the rest of an epoch on its own
+    if position.epoch < options.epochs:
+        with keeper.listening():
             model.fit(
-                batches(epoch, step),
-                initial_epoch=epoch,
-                epochs=last,
-                steps_per_epoch=steps - step,
+                batches(position.epoch, position.step),
+                initial_epoch=position.epoch,
+                epochs=options.epochs,
+                steps_per_epoch=steps,
                 validation_data=test,
-                callbacks=[watch, *_loggers(options, model, run, facts), keeper],
+                callbacks=[watch, *_loggers(options, model, run, facts, done), keeper],
                 shuffle=False,  # the data is shuffled
                 verbose=1 if sys.stdout.isatty() else 2,
             )
-            epoch, step = last, 0
     return watch, keeper.history
 
 
@@ -224,13 +223,13 @@ def _compile(model, optimizer):
     )
 
 
-def _loggers(options, model, run, facts):
-    """The callbacks that write TensorBoard's events."""
-    loggers = [Curves(run / "tensorboard", update_freq=options.log_every)]
+def _loggers(options, model, run, facts, done):
+    """The callbacks that write TensorBoard's events, after so many batches of training."""
+    loggers = [Curves(run / "tensorboard", options.log_every, done)]
     if optimizers.control_variables(model):
         folder = run / "tensorboard" / "switches"
         hparams = {**dataclasses.asdict(options), **facts}
-        loggers.append(SwitchLogger(folder, options.log_every, hparams=hparams))
+        loggers.append(SwitchLogger(folder, options.log_every, True, hparams, done))
     return loggers
 
 

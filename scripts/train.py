@@ -18,13 +18,16 @@ def main():
     logging.set_verbosity(logging.ERROR)
     try:
         record = train(options)
-    except (ValueError, OSError, FloatingPointError) as error:
+    except (ValueError, OSError, FloatingPointError, RuntimeError) as error:
         print("error:", " ".join(str(error).split()), file=sys.stderr)
         sys.exit(2)
     except Terminated as end:
         print(end, file=sys.stderr)
         sys.exit(128 + end.signal)
     run, results = record["options"]["log_dir"], record["results"]
+    if results is None:
+        print(f"trained; the first worker has written {run}")
+        return
     if "bits_per_character" in results:
         print("", pathlib.Path(run, "sample.txt").read_text(), sep="\n")
         score = f"bits per character: {results['bits_per_character']:.3f}"

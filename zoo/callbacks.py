@@ -92,18 +92,20 @@ class Keeper(keras.callbacks.Callback):
         folder: `pathlib.Path`, of the checkpoints.
         position: `checkpoint.Position` where training goes on.
         steps: int, those of an epoch. `fit` is to get the rest of its first epoch first.
+        write: whether this process writes the checkpoints; all workers have to take part.
 
     Attributes:
         history: what each whole epoch has reached, those before `position` included.
     """
 
-    def __init__(self, folder, position, steps):
+    def __init__(self, folder, position, steps, write=True):
         super().__init__()
         self.history = {name: list(values) for name, values in position.history.items()}
         self._folder = folder
         self._position = position
         self._steps = steps
         self._signal = None
+        self._write = write
 
     @contextlib.contextmanager
     def listening(self):
@@ -141,7 +143,7 @@ class Keeper(keras.callbacks.Callback):
             self._terminate(f"epoch {epoch + 1}")
 
     def _save(self, epoch, step):
-        checkpoint.save(self._folder, self.model, epoch, step, self.history)
+        checkpoint.save(self._folder, self.model, epoch, step, self.history, self._write)
 
     def _receive(self, number, frame):
         if self._signal is not None:  # who insists does not wait

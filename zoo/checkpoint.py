@@ -30,7 +30,7 @@ class Position:
     metrics: list = dataclasses.field(default_factory=list)
 
 
-def save(folder, model, epoch, step, history):
+def save(folder, model, epoch, step, history, write=True):
     """Writes a checkpoint, as a whole or not at all, and removes those that are too old.
 
     It holds every variable of the model, the states of its random generators included, of its
@@ -42,6 +42,8 @@ def save(folder, model, epoch, step, history):
         epoch: as in `Position`.
         step: as in `Position`.
         history: as in `Position`.
+        write: whether to write it; the first of several workers does, but all of them are needed
+            to read variables that they share.
 
     Raises:
         OSError: if it cannot be written; the checkpoints before it are as they were.
@@ -55,6 +57,8 @@ def save(folder, model, epoch, step, history):
         "variables": _describe(variables),
     }
     arrays = [ops.convert_to_numpy(v) for v in (*variables, *model.metrics_variables)]
+    if not write:
+        return
     target = folder / f"epoch-{epoch:05d}-step-{step:07d}.npz"
     unfinished = folder / "unfinished"
     try:

@@ -4,9 +4,13 @@ import contextlib
 
 import tensorflow as tf
 
+from zoo import workers
+
 
 def strategy(replicas):
     """A MirroredStrategy over GPUs, or over logical CPU devices where there are none.
+
+    Where TF_CONFIG names several workers, a MultiWorkerMirroredStrategy over all of them.
 
     Args:
         replicas: int; None for all GPUs, or one CPU.
@@ -14,6 +18,13 @@ def strategy(replicas):
     Raises:
         ValueError: if there are not so many devices.
     """
+    if workers.configured():
+        if replicas:
+            raise ValueError(
+                "On several hosts the replicas are all devices of all workers in TF_CONFIG. "
+                f"Leave --replicas out. Received: replicas={replicas}"
+            )
+        return workers.strategy()
     gpus = tf.config.list_physical_devices("GPU")
     if gpus:
         if replicas and replicas > len(gpus):

@@ -15,7 +15,7 @@ import tensorflow as tf
 from keras import ops
 
 import keras_norms
-from zoo import checkpoint, events
+from zoo import checkpoint, events, workers
 
 # What a run writes into its folder.
 _FILES = (
@@ -32,7 +32,7 @@ def choose(options, replicas):
     name = f"{name}-b{options.batch_size}x{replicas}-s{options.seed}"
     run = Path(options.log_dir or Path("runs", re.sub(r"[^\w.,=-]+", "_", name)))
     found = [name for name in _FILES if (run / name).exists()]
-    if found and not (options.overwrite or options.resume):
+    if found and not (options.overwrite or options.resume) and workers.is_chief():
         raise FileExistsError(
             f"{run} holds a run already ({', '.join(found)}). Choose another folder with "
             "--log-dir, go on with it by --resume, or replace it with --overwrite."
@@ -81,25 +81,28 @@ def create(run, record, vocabulary=None):
         (run / "vocabulary.json").write_text(json.dumps(vocabulary, indent=0) + "\n")
 
 
-def go_on(run, model, steps):
+def go_on(run, model, steps, chief=True):
     """Restores the last checkpoint, and forgets what was logged after it.
 
     Args:
         run: `pathlib.Path`, the run folder.
         model: the model as it was before training, compiled.
         steps: int, those of an epoch.
+        chief: whether this process writes the run folder.
 
     Returns:
         The `checkpoint.Position` from which to train.
     """
     position = checkpoint.restore(run / "checkpoints", model)
     if position == checkpoint.Position():
-        shutil.rmtree(run / "tensorboard", ignore_errors=True)
+        if chief:
+            shutil.rmtree(run / "tensorboard", ignore_errors=True)
         return position
     print(f"resumed after {position.epoch} epochs and {position.step} steps")
     batches = position.epoch * steps + position.step
     iterations = int(ops.convert_to_numpy(model.optimizer.iterations))
-    events.forget(run / "tensorboard", position.epoch, batches, iterations)
+    if chief:
+        events.forget(run / "tensorboard", position.epoch, batches, iterations)
     return position
 
 

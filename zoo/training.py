@@ -14,7 +14,7 @@ import keras_norms
 from keras_norms import analysis, optimizers
 from keras_norms.callbacks import SwitchLogger
 from keras_norms.tree import named_layers
-from zoo import checkpoint, data, distribution, models, nonfinite, run_folder, text
+from zoo import checkpoint, data, distribution, models, nonfinite, run_folder, text, workers
 from zoo.callbacks import Curves, Keeper, Watch
 from zoo.options import TrainOptions, check
 
@@ -32,12 +32,14 @@ def train(options):
         "versions" and "results": "history" of `fit`, "accuracy" and "cross_entropy" on the test
         examples, "bits_per_character" of a language model, "importance" of the statistics by
         layer, "parameters", "global_batch", "scaled_learning_rate", "steps_per_epoch", "seconds",
-        "seconds_per_step" (median), "saved_model_difference".
+        "seconds_per_step" (median), "resumed_at_epoch", "saved_model_difference". Of several
+        workers, only the first one has the results, and writes the run folder.
 
     Raises:
         ValueError: for options that cannot be honoured.
         FileExistsError: if the run folder holds a run already.
         FloatingPointError: if the loss ceases to be finite.
+        RuntimeError: if another worker is gone.
         zoo.callbacks.Terminated: at SIGTERM or SIGINT, after a checkpoint has been saved.
     """
     check(options)
@@ -50,6 +52,7 @@ def train(options):
     global_batch = options.batch_size * replicas
     run = run_folder.choose(options, replicas)
     options = dataclasses.replace(options, log_dir=str(run))
+    chief = workers.is_chief()
     record = run_folder.begun(run, options)
     if record and record["results"]:
         print(f"run folder: {run}\nThis run is complete already.")
@@ -94,14 +97,19 @@ def train(options):
     if record is None:
         versions = run_folder.versions()
         record = {"options": dataclasses.asdict(options), "versions": versions, "results": None}
-        run_folder.create(run, record, examples.vocabulary)
-    with strategy.scope():
-        position = run_folder.go_on(run, model, steps)
-    if position == checkpoint.Position():
+        if chief:
+            run_folder.create(run, record, examples.vocabulary)
+    position = checkpoint.Position()
+    if options.resume:
+        with strategy.scope():
+            position = run_folder.go_on(run, model, steps, chief)
+    if chief and position == checkpoint.Position():
         run_folder.write_table(run, {**dataclasses.asdict(options), **facts})
     start = time.perf_counter()
     watch, history = _fit(model, examples, options, run, facts, position)
     seconds = time.perf_counter() - start
+    if not chief:
+        return record
     saved, difference = run_folder.save_model(
         run, model, examples.test_batches(options.batch_size), options.precision
     )
@@ -136,21 +144,25 @@ def _fit(model, examples, options, run, facts, position):
         (x, *_) = next(iter(batches(epoch, skipped + batch)))
         return nonfinite.locate(model, x)
 
+    # Keras's own fails where there are several hosts.
+    engine = workers if workers.configured() else keras.Model
+    chief = workers.is_chief()
     watch = Watch(explain)
-    keeper = Keeper(run / "checkpoints", position, steps)
+    keeper = Keeper(run / "checkpoints", position, steps, write=chief)
     done = position.epoch * steps + position.step
+    loggers = _loggers(options, model, run, facts, done) if chief else []
     if position.step:
-        model.evaluate(test, steps=1, verbose=0)  # builds the metrics, which the keeper fills
+        engine.evaluate(model, test, steps=1, verbose=0)  # builds the metrics, for the keeper
     if position.epoch < options.epochs:
         with keeper.listening():
-            model.fit(
+            engine.fit(
+                model,
                 batches(position.epoch, position.step),
                 initial_epoch=position.epoch,
                 epochs=options.epochs,
                 steps_per_epoch=steps,
                 validation_data=test,
-                callbacks=[watch, *_loggers(options, model, run, facts, done), keeper],
-                shuffle=False,  # the data is shuffled
+                callbacks=[watch, *loggers, keeper],
                 verbose=1 if sys.stdout.isatty() else 2,
             )
     return watch, keeper.history

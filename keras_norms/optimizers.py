@@ -5,6 +5,7 @@ from keras import ops
 
 from keras_norms.base import register
 from keras_norms.batch_instance import BatchInstanceNormalization
+from keras_norms.moments import replica_context
 from keras_norms.switchable import SwitchableNormalization
 from keras_norms.tree import named_layers
 
@@ -51,8 +52,9 @@ def configure_optimizer(
 
     `l2` enters the gradient, and with it the momentum, as in the papers' recipes; the
     `weight_decay` of Keras's optimizers is decoupled from the momentum, and its rate is not
-    multiplied. Neither touches `no_decay_variables(model)`. All of it is kept through
-    `model.save`.
+    multiplied. Neither touches `no_decay_variables(model)`. Under `tf.distribute`,
+    `global_clipnorm` clips the mean over the replicas, whose sum is the update. All of it is kept
+    through `model.save`.
 
     Args:
         optimizer: a `keras.optimizers` optimizer, not yet used.
@@ -142,8 +144,15 @@ class _Configured:
         self.skip_nonfinite = bool(skip_nonfinite)
 
     def apply(self, grads, trainable_variables=None):
-        if self.skip_nonfinite:
+        context = replica_context() if self.global_clipnorm else None
+        if self.skip_nonfinite or context is not None:
+            # As tensors: an embedding has indexed slices.
             grads = [g if g is None else ops.convert_to_tensor(g) for g in grads]
+        if context is not None:
+            # Before Keras clips it: what it clips does not depend on the number of replicas.
+            reduced = iter(context.all_reduce("MEAN", [g for g in grads if g is not None]))
+            grads = [g if g is None else next(reduced) for g in grads]
+        if self.skip_nonfinite:
             tests = [ops.all(ops.isfinite(g)) for g in grads if g is not None]
             finite = ops.all(ops.stack(tests))
             grads = [g if g is None else ops.where(finite, g, 0) for g in grads]

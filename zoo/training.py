@@ -76,7 +76,7 @@ def train(options):
         keras.config.set_dtype_policy(options.precision)
         model = models.build(entry, options, examples)
         schedule = _schedule(options, rate, steps)
-        # Keras clips the share of each replica, before the shares are added up.
+        # The optimizer clips the mean of the replicas, and adds up what is left.
         clipnorm = entry.clipnorm and entry.clipnorm / replicas
         _compile(model, _optimizer(options, model, schedule, clipnorm))
         if _has_layer(model, keras_norms.WeightNormalization):

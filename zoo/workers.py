@@ -65,6 +65,7 @@ def fit(
                 callbacks.on_train_batch_begin(step)
                 logs = _floats(train_step(next(batches)))
                 callbacks.on_train_batch_end(step, logs)
+            logs = _floats(model.get_metrics_result())
             tested = _test(model, test_step, test)
             logs |= {f"val_{name}": value for name, value in tested.items()}
             callbacks.on_epoch_end(epoch, logs)
@@ -87,8 +88,8 @@ def evaluate(model, data, steps, verbose=0):
 def _test(model, step, data):
     model.reset_metrics()
     for batch in data:
-        logs = step(batch)
-    return _floats(logs)
+        step(batch)
+    return _floats(model.get_metrics_result())  # of all workers, weighted as they should be
 
 
 def _reduced(strategy, step):

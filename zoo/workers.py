@@ -65,6 +65,8 @@ def fit(
                 callbacks.on_train_batch_begin(step)
                 logs = _floats(train_step(next(batches)))
                 callbacks.on_train_batch_end(step, logs)
+                if model.stop_training:  # the rest of an epoch is done
+                    break
             logs = _floats(model.get_metrics_result())
             tested = _test(model, test_step, test)
             logs |= {f"val_{name}": value for name, value in tested.items()}

@@ -1,6 +1,7 @@
 """The options of a training run."""
 
 import dataclasses
+import math
 from typing import Literal
 
 
@@ -92,15 +93,31 @@ class TrainOptions:
     """Give bit-identical results for equal options on one machine: slower, above all on GPUs."""
 
 
-_POSITIVE = (
-    *("width", "depth", "batch_size", "epochs", "learning_rate", "image_size", "sequence_length"),
-    *("replicas", "log_every"),
+_COUNTS = (
+    *("depth", "batch_size", "epochs", "image_size", "sequence_length", "vocabulary_size"),
+    *("train_examples", "test_examples", "replicas", "log_every"),
 )
+_RANGES = {
+    "positive": (lambda v: v > 0, (*_COUNTS, "width", "learning_rate")),
+    "0 or positive": (lambda v: v >= 0, ("l2", "control_multiplier", "warmup_epochs", "seed")),
+    "at least 0 and less than 1": (lambda v: 0 <= v < 1, ("dropout", "momentum")),
+}
+_LARGEST = 2**31 - 1  # of what has to fit into TensorFlow's integers
 
 
 def check(options):
     """Raises a ValueError for numbers that make no sense for any model."""
-    for name in _POSITIVE:
-        value = getattr(options, name)
-        if value not in (None, "epoch") and value <= 0:
-            raise ValueError(f"{name} must be positive. Received: {name}={value}")
+    for range, (holds, names) in _RANGES.items():
+        for name in names:
+            value = getattr(options, name)
+            if value in (None, "epoch"):
+                continue
+            if not (holds(value) and math.isfinite(value)):
+                raise ValueError(f"{name} must be {range}. Received: {name}={value}")
+            if value > _LARGEST:
+                raise ValueError(f"{name} must be at most {_LARGEST}. Received: {name}={value}")
+    if options.resume and options.overwrite:
+        raise ValueError(
+            "resume goes on with the run in the run folder, overwrite replaces it: give one of "
+            "the two."
+        )

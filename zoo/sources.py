@@ -1,5 +1,6 @@
 """Where examples come from: scikit-learn's digits, TensorFlow Datasets, folders of images."""
 
+import concurrent.futures
 import contextlib
 import dataclasses
 import functools
@@ -11,8 +12,12 @@ from typing import Literal
 
 import tensorflow as tf
 
+# Sets up to this size are read once before training, so that what is broken in them is known.
+_CHECKED_BYTES = 2**30
 # Encoded images among which the next one is drawn: most sets as a whole.
 _SHUFFLE_BYTES = 2**30
+# Of images in folders, as TensorFlow Datasets wants them.
+_ENDINGS = (".jpeg", ".jpg", ".png")
 _TEST_SPLITS = ("test", "validation", "val")
 
 
@@ -47,17 +52,41 @@ def find(name, data_dir):
     import tensorflow_datasets as tfds
 
     if os.path.isdir(os.path.join(name, "train")):
+        _check_folder(name)
         return _from_builder(name, tfds.ImageFolder(name, shape=(None, None, 3)))
     try:
         builder = tfds.builder(name, data_dir=data_dir)
-    except (tfds.core.DatasetNotFoundError, ValueError) as error:
+    except Exception as error:  # which files of a set that are broken lead to
+        stored = os.path.join(data_dir or tfds.core.constants.DATA_DIR, name.split("/")[0])
+        parsed = name and "Parsing builder name" not in str(error)
+        if parsed and os.path.isdir(os.path.expanduser(stored)):
+            raise _unreadable(name, stored, error) from error
         raise ValueError(
             f"Unknown dataset {name!r}. Give 'digits', the name of a set of images or text of "
             "TensorFlow Datasets, or the path of a folder with the subfolders train and test."
         ) from error
     if not builder.is_prepared():
         _download(name, builder)
-    return _from_builder(name, builder)
+    try:
+        source = _from_builder(name, builder)
+        if _bytes(builder.info) <= _CHECKED_BYTES:
+            for part in (source.train, source.test):
+                part.reduce(0, lambda count, _: count + 1)
+    except tf.errors.OpError as error:
+        raise _unreadable(name, builder.data_path, error) from error
+    return source
+
+
+def _cause(error):
+    """The first line of a message; TensorFlow's begin and end with an operation."""
+    return str(error).strip().split("\n")[0].split("}} ")[-1].split(" [Op:")[0].rstrip(".")
+
+
+def _unreadable(name, path, error):
+    return ValueError(
+        f"The dataset {name!r} in {path} cannot be read: {_cause(error)}. Correct the name, prepare "
+        "the set again, or name another directory by data_dir."
+    )
 
 
 def _digits():
@@ -78,6 +107,72 @@ def _digits():
         decode=lambda stored: tf.cast(stored, tf.float32) / 16,
         shuffle_buffer=len(train_labels),
     )
+
+
+# Folders of images.
+
+
+def _check_folder(root):
+    """Raises a ValueError for a class without images, or an image that cannot be decoded."""
+    splits = {
+        split: _images_by_class(os.path.join(root, split))
+        for split in ("train", *_TEST_SPLITS)
+        if os.path.isdir(os.path.join(root, split))
+    }
+    for split, classes in splits.items():
+        if not classes:
+            raise ValueError(
+                f"{os.path.join(root, split)} needs a folder for each class, with its images."
+            )
+        for name, paths in classes.items():
+            if not paths:
+                raise ValueError(
+                    f"{os.path.join(root, split, name)} holds no images ({', '.join(_ENDINGS)}). "
+                    "Put some there, or remove the folder."
+                )
+            if name not in splits["train"]:
+                raise ValueError(
+                    f"{os.path.join(root, split, name)} is a class without training images. "
+                    f"Those of train are {', '.join(sorted(splits['train']))}."
+                )
+    if _folder_bytes(root) > _CHECKED_BYTES:
+        return
+    paths = [path for classes in splits.values() for paths in classes.values() for path in paths]
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        for path, cause in zip(paths, pool.map(_defect, paths), strict=True):
+            if cause:
+                raise ValueError(
+                    f"{path} cannot be read as an image: {cause}. Repair it or remove it."
+                )
+
+
+def _images_by_class(folder):
+    return {
+        entry.name: sorted(
+            image.path for image in os.scandir(entry) if image.name.lower().endswith(_ENDINGS)
+        )
+        for entry in os.scandir(folder)
+        if entry.is_dir()
+    }
+
+
+def _defect(path):
+    """What is wrong with an image, or None."""
+    try:
+        with tf.device("CPU"):
+            _decode(tf.io.read_file(path), channels=3)
+    except tf.errors.OpError as error:
+        return _cause(error)
+
+
+def _folder_bytes(path):
+    walk = os.walk(path, followlinks=True)
+    return sum(os.path.getsize(os.path.join(at, file)) for at, _, files in walk for file in files)
+
+
+def _decode(stored, channels):
+    image = tf.io.decode_image(stored, channels, expand_animations=False)
+    return tf.cast(image, tf.float32) / 255
 
 
 # TensorFlow Datasets.
@@ -101,8 +196,9 @@ def _download(name, builder):
         config = tfds.download.DownloadConfig(try_download_gcs=False)
         builder.download_and_prepare(download_config=config)
     except Exception as error:
-        cause = str(error).strip().split("\n")[0]
-        raise ValueError(f"{missing}, and preparing it failed: {cause}. {advice}.") from error
+        raise ValueError(
+            f"{missing}, and preparing it failed: {_cause(error)}. {advice}."
+        ) from error
 
 
 def _reachable(url, seconds=5):
@@ -154,6 +250,7 @@ def _from_builder(name, builder):
     if kind != "images":
         return source
     train, shape = info.splits["train"], info.features[key].shape
+    # TFDS does not tell the size of a folder of images.
     train_bytes = train.num_bytes or _folder_bytes(os.path.join(name, "train"))
     return dataclasses.replace(
         source,
@@ -161,6 +258,10 @@ def _from_builder(name, builder):
         decode=functools.partial(_decode, channels=shape[-1]),
         shuffle_buffer=math.ceil(train.num_examples * min(1, _SHUFFLE_BYTES / train_bytes)),
     )
+
+
+def _bytes(info):
+    return sum(split.num_bytes for split in info.splits.values())
 
 
 def _kind(name, info):
@@ -183,14 +284,3 @@ def _kind(name, info):
     if text and not image:
         return "characters", text, None
     raise ValueError(f"{name!r} holds no images or texts with class labels, and no plain text.")
-
-
-def _folder_bytes(path):
-    """The size that TFDS does not tell of a folder of images."""
-    walk = os.walk(path, followlinks=True)
-    return sum(os.path.getsize(os.path.join(at, file)) for at, _, files in walk for file in files)
-
-
-def _decode(stored, channels):
-    image = tf.io.decode_image(stored, channels, expand_animations=False)
-    return tf.cast(image, tf.float32) / 255

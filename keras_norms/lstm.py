@@ -63,6 +63,7 @@ class _NormalizedGates:
                 momentum=weight_norm["momentum"],
                 center=False,
                 synchronized=weight_norm.get("synchronized", False),
+                ghost_batch_size=weight_norm.get("ghost_batch_size"),
                 batch_axis=(0, 1),
                 max_steps=options["max_steps"],
                 dtype=options["dtype"],
@@ -184,8 +185,8 @@ class NormalizedLSTM(_NormalizedGates, layers.LSTM):
         norm: what `keras_norms.get` understands.
         per_gate: whether each gate is normalized on its own, not all four as one vector.
         max_steps: int, how many time steps have batch statistics of their own; the last one's
-            serve all later steps. Steps count from the start of the call; with `stateful`,
-            from the last `reset_state()`.
+            serve all later steps. Steps count from where reading starts, padding included; with
+            `stateful`, from the last `reset_state()`.
         gamma_initializer: initializer of every gamma. None: 0.1 for norms with batch statistics,
             else what the norm says.
         **kwargs: arguments of `keras.layers.LSTM`.
@@ -236,6 +237,7 @@ class NormalizedLSTM(_NormalizedGates, layers.LSTM):
         cell, (h, c, *_) = self.cell, initial_state
         if isinstance(mask, (list, tuple)):
             mask = mask[0]
+        sequences = ops.cast(sequences, self.compute_dtype)  # as `stateless_call` does not
         if mask is not None:
             # For the sake of gradients, where 0 * NaN is NaN.
             sequences = ops.where(ops.cast(mask, "bool")[..., None], sequences, 0)
@@ -258,7 +260,7 @@ class NormalizedLSTM(_NormalizedGates, layers.LSTM):
         # All steps at once, before the loop.
         x = _each(self.input_norms, _project(sequences, kernel, masks), normalize_all)
         if cell.bias is not None:
-            x = x + cell.bias
+            x = x + ops.cast(cell.bias, x.dtype)
         if mask is not None:
             # As one more feature, for Keras's loop would mask the moments of the batch too.
             x = ops.concatenate([x, ops.cast(mask, x.dtype)[..., None]], -1)

@@ -239,6 +239,7 @@ def test_loop_and_unrolled(spec, padding, training, rng):
     same(values(loop), values(unrolled))
 
 
+@needs_tensorflow  # for its float64: the statistics of two samples are steep
 @pytest.mark.parametrize("padding", ["no mask", "holes"])
 @pytest.mark.parametrize("spec", KINDS)
 def test_gradients_are_those_of_the_reference(spec, padding, rng):
@@ -508,18 +509,22 @@ def test_a_loaded_stateful_layer_starts_over(spec, rng, tmp_path):
     model = keras.Model(inputs, layer_of(spec, dtype="float32", stateful=True)(inputs))
     randomize(model.layers[-1], rng)
     x = rng.normal(1, 2, SHAPE).astype("float32")
-    first = call(model, x)
-    second = call(model, x)
+
+    def run(model):  # not by `call`, for compiled functions of JAX keep no states
+        return keras.tree.map_structure(to_numpy, model(tensor(x)))
+
+    first = run(model)
+    second = run(model)
     assert np.abs(first[0] - second[0]).max() > 1e-3
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
-    same(call(loaded, x), first, 1e-6)
-    same(call(loaded, x), second, 1e-6)
+    same(run(loaded), first, 1e-6)
+    same(run(loaded), second, 1e-6)
     # Weights that are loaded into a live model leave its state alone.
     model.save_weights(tmp_path / "model.weights.h5")
-    third = call(model, x)
+    third = run(model)
     loaded.load_weights(tmp_path / "model.weights.h5")
-    same(call(loaded, x), third, 1e-6)
+    same(run(loaded), third, 1e-6)
 
 
 def test_a_stateful_layer_has_one_batch_size(rng):
@@ -579,6 +584,16 @@ def test_recalibrate_in_one_pass(spec, rng):
         else:
             np.testing.assert_array_equal(variable, before[variable.path], variable.path)
     assert "apply" not in vars(layer.recurrent_norms[0])
+
+
+@pytest.mark.xfail(strict=True, reason="its passes take the norms of a loop one by one")
+def test_recalibrate_exactly(rng):
+    """Inference with the statistics of a whole set is training on the whole set."""
+    model = net_of("bn", rng, gamma_initializer="ones")
+    keras_norms.recalibrate(model, [X], exact=True)
+    layer = model.get_layer("lstm")
+    mask = X.any(-1)
+    same(call(layer, X, False, mask), call(layer, X, True, mask), 1e-4)
 
 
 def test_freeze_and_unfreeze(rng):

@@ -53,8 +53,14 @@ def numpy(x):
     return np.asarray(ops.convert_to_numpy(x))
 
 
-@pytest.mark.parametrize("kind", MODELS)
-@over
+@pytest.mark.parametrize(
+    ("spec", "kind"),
+    [
+        pytest.param(spec, kind, marks=[] if (i + j) % 4 == 0 else pytest.mark.slow)
+        for i, spec in enumerate(WORKING)
+        for j, kind in enumerate(MODELS)
+    ],
+)
 def test_every_norm_trains_a_step_and_survives_saving(spec, kind, tmp_path):
     build, x, y = MODELS[kind]
     model = build(spec)
@@ -71,8 +77,13 @@ def test_every_norm_trains_a_step_and_survives_saving(spec, kind, tmp_path):
     np.testing.assert_array_equal(logits, loaded(x, training=False))
 
 
-@over
-@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize(
+    ("spec", "training"),
+    [(spec, False) for spec in WORKING]
+    + [
+        pytest.param(spec, True, marks=[] if spec == "bn" else pytest.mark.slow) for spec in WORKING
+    ],
+)
 def test_a_language_model_does_not_see_later_tokens(spec, training):
     """Not even by the statistics of the batch, but for the mean of the classifier's own norm."""
     if training and spec == "wn_mobn":
@@ -89,8 +100,14 @@ def test_a_language_model_does_not_see_later_tokens(spec, training):
         assert np.abs(changed[:, step:] - logits[:, step:]).max() > 1e-3
 
 
-@over
-@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize(
+    ("spec", "bidirectional"),
+    [(spec, False) for spec in WORKING]
+    + [
+        pytest.param(spec, True, marks=[] if spec in ("bn", "ln") else pytest.mark.slow)
+        for spec in WORKING
+    ],
+)
 def test_padding_changes_nothing(spec, bidirectional):
     model = randomized(tokens(spec, None, bidirectional=bidirectional))
     logits = numpy(model(IDS))
@@ -159,12 +176,15 @@ PATHS = {
 }
 
 
-@pytest.mark.parametrize("bidirectional", [False, True])
-def test_switches_inside_are_found(bidirectional, tmp_path):
-    """By importance, SwitchLogger, control_variables and a configured optimizer."""
-    model = vectors("sn", bidirectional=bidirectional, depth=2)
+def switches(bidirectional):
     contributions = ("input", "recurrent", "cell")
-    expected = [f"{path}{c}_norm" for path in PATHS[bidirectional] for c in contributions]
+    return [f"{path}{c}_norm" for path in PATHS[bidirectional] for c in contributions]
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_switches_inside_are_found(bidirectional):
+    model = vectors("sn", bidirectional=bidirectional, depth=2)
+    expected = switches(bidirectional)
     table = keras_norms.importance(model)
     assert list(table) == expected
     assert table[expected[0]] == {
@@ -175,6 +195,10 @@ def test_switches_inside_are_found(bidirectional, tmp_path):
     assert all(v.path.endswith(("_norm/mean_logits", "_norm/variance_logits")) for v in controls)
     assert len({v.path for v in controls}) == len(controls)
 
+
+@pytest.mark.parametrize("bidirectional", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_switches_inside_are_trained_and_logged(bidirectional, tmp_path):
+    model, expected = vectors("sn", bidirectional=bidirectional, depth=2), switches(bidirectional)
     optimizer = keras_norms.configure_optimizer(keras.optimizers.SGD(0.1), model, 10.0)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(optimizer, loss, run_eagerly=True)
@@ -203,7 +227,9 @@ def test_no_decay(spec):
         assert (v.path in spared) == (not weight), v.path
 
 
-@pytest.mark.parametrize("spec", BATCH)
+@pytest.mark.parametrize(
+    "spec", [pytest.param(s, marks=[] if s == "bn" else pytest.mark.slow) for s in BATCH]
+)
 def test_recalibrate_freeze_and_unfreeze(spec):
     model = tokens(spec, depth=2, dropout=0.5)
     variables = {v.path: v for v in model.variables}

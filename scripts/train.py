@@ -24,6 +24,9 @@ def main():
     except Terminated as end:
         print(end, file=sys.stderr)
         sys.exit(128 + end.signal)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
     run, results = record["options"]["log_dir"], record["results"]
     if results is None:
         print(f"trained; the first worker has written {run}")

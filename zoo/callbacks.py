@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from zoo import checkpoint
+from zoo import checkpoint, events
 
 
 class Terminated(Exception):
@@ -71,7 +71,10 @@ class Curves(keras.callbacks.TensorBoard):
         self._global_train_batch = self._done
 
     def on_train_batch_end(self, batch, logs=None):
+        draws = self._should_write_train_graph
         super().on_train_batch_end(batch, logs)
+        if draws:
+            self._train_writer.flush()
         step = self._global_train_batch
         if self._every != "epoch" and step % self._every == 0:
             with self._train_writer.as_default(step=step):
@@ -89,7 +92,7 @@ class Keeper(keras.callbacks.Callback):
     """Saves a checkpoint after every epoch, and at SIGTERM or SIGINT, which end training.
 
     Args:
-        folder: `pathlib.Path`, of the checkpoints.
+        folder: `pathlib.Path`, of the checkpoints. The events are beside it.
         position: `checkpoint.Position` where training goes on.
         steps: int, those of an epoch. `fit` is to get the rest of its first epoch first.
         write: whether this process writes the checkpoints; all workers have to take part.
@@ -106,6 +109,7 @@ class Keeper(keras.callbacks.Callback):
         self._steps = steps
         self._signal = None
         self._write = write
+        self._events = {}
 
     @contextlib.contextmanager
     def listening(self):
@@ -138,6 +142,8 @@ class Keeper(keras.callbacks.Callback):
         self.model.stop_training = False
         for name, value in logs.items():
             self.history.setdefault(name, []).append(float(value))
+        if self._write:
+            events.check(self._folder.parent / "tensorboard", self._events)
         self._save(epoch + 1, 0)
         if self._signal is not None:
             self._terminate(f"epoch {epoch + 1}")

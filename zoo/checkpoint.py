@@ -1,9 +1,9 @@
 """Checkpoints of a training run: all of its state, so that it goes on as if nothing had been."""
 
+import contextlib
 import dataclasses
 import json
 import os
-import zipfile
 
 import numpy as np
 from keras import ops
@@ -59,6 +59,7 @@ def save(folder, model, epoch, step, history, write=True):
     arrays = [ops.convert_to_numpy(v) for v in (*variables, *model.metrics_variables)]
     if not write:
         return
+    folder.mkdir(exist_ok=True)
     target = folder / f"epoch-{epoch:05d}-step-{step:07d}.npz"
     unfinished = folder / "unfinished"
     try:
@@ -88,15 +89,18 @@ def restore(folder, model):
 
     Returns:
         The `Position` of that checkpoint; of the start, if there is none. What is wrong with
-        those that cannot be used is printed.
+        those that cannot be used is printed, and they are renamed, to be out of the way.
     """
     model.optimizer.build(model.trainable_variables)
     variables = _variables(model)
     for path in _newest_first(folder):
         try:
             position, values = _read(path, _describe(variables))
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            print(f"warning: {path} cannot be used: {error or type(error).__name__}")
+        except Exception as error:  # which a damaged file can lead to
+            cause = " ".join(str(error).split()) or type(error).__name__
+            print(f"warning: {path} cannot be used: {cause}")
+            with contextlib.suppress(OSError):
+                path.rename(path.with_suffix(".unusable"))
             continue
         for variable, value in zip(variables, values, strict=True):
             variable.assign(value)
@@ -106,9 +110,9 @@ def restore(folder, model):
 
 def _read(path, expected):
     with np.load(path, allow_pickle=False) as file:
-        if "about" not in file:
+        about = json.loads(str(file["about"])) if "about" in file else {}
+        if not {"epoch", "step", "history", "metrics", "variables"} <= about.keys():
             raise ValueError("it is no checkpoint of this program")
-        about = json.loads(str(file["about"]))
         if about["variables"] != expected:
             raise ValueError("it is of another model or optimizer")
         # All of them before any is assigned: the file may end early.

@@ -23,10 +23,35 @@ def forget(folder, epoch, batches, iterations):
             return step < epoch
         return step <= (batches if tag.startswith("batch_") else iterations)
 
+    for path in _files(folder):
+        _filter(path, keep)
+
+
+def check(folder, known):
+    """Raises an OSError where events have been lost, as on a full disk: TensorFlow is silent.
+
+    Args:
+        folder: folder below which the event files are, all of them flushed.
+        known: dict, empty at first, of what this has found in order up to now.
+    """
+    for path in _files(folder):
+        place, size = known.get(path, 0), os.path.getsize(path)
+        with open(path, "rb") as file:
+            while place < size:
+                file.seek(place)
+                length = int.from_bytes(file.read(8), "little")
+                place += 8 + 4 + length + 4  # with the checksums of both
+        if place != size:
+            raise OSError(
+                f"{path} could not be written to its end; is the disk full? Make room, and go on "
+                "from the last checkpoint with --resume."
+            )
+        known[path] = place
+
+
+def _files(folder):
     for root, _, names in os.walk(folder):
-        for name in names:
-            if "tfevents" in name:
-                _filter(os.path.join(root, name), keep)
+        yield from (os.path.join(root, name) for name in names if "tfevents" in name)
 
 
 def _filter(path, keep):

@@ -102,7 +102,8 @@ _RANGES = {
     "0 or positive": (lambda v: v >= 0, ("l2", "control_multiplier", "warmup_epochs", "seed")),
     "at least 0 and less than 1": (lambda v: 0 <= v < 1, ("dropout", "momentum")),
 }
-_LARGEST = 2**31 - 1  # of what has to fit into TensorFlow's integers
+_RATES = ("learning_rate", "l2", "control_multiplier")
+_LARGEST = 2**31 - 1  # of all others, which have to fit into TensorFlow's integers
 
 
 def check(options):
@@ -114,7 +115,7 @@ def check(options):
                 continue
             if not (holds(value) and math.isfinite(value)):
                 raise ValueError(f"{name} must be {range}. Received: {name}={value}")
-            if value > _LARGEST:
+            if value > _LARGEST and name not in _RATES:
                 raise ValueError(f"{name} must be at most {_LARGEST}. Received: {name}={value}")
     if options.resume and options.overwrite:
         raise ValueError(

@@ -1,5 +1,6 @@
 """The folder of a training run: what it is called, and what is written into it."""
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import json
@@ -17,6 +18,11 @@ from keras import ops
 import keras_norms
 from zoo import checkpoint, events, workers
 
+try:
+    import fcntl
+except ImportError:  # Windows, where nothing is locked
+    fcntl = None
+
 # What a run writes into its folder.
 _FILES = (
     *("run.json", "vocabulary.json", "tensorboard", "checkpoints", "model.keras", "saved_model"),
@@ -27,17 +33,73 @@ _ROUNDING = {"float32": 1e-5, "mixed_float16": 1e-2, "mixed_bfloat16": 1e-1}
 
 
 def choose(options, replicas):
-    """The folder of the run; it is free, or to be overwritten or gone on with."""
+    """The folder of the run."""
     name = "-".join((options.model, options.norm, Path(options.dataset).name))
     name = f"{name}-b{options.batch_size}x{replicas}-s{options.seed}"
-    run = Path(options.log_dir or Path("runs", re.sub(r"[^\w.,=-]+", "_", name)))
-    found = [name for name in _FILES if (run / name).exists()]
-    if found and not (options.overwrite or options.resume) and workers.is_chief():
-        raise FileExistsError(
-            f"{run} holds a run already ({', '.join(found)}). Choose another folder with "
-            "--log-dir, go on with it by --resume, or replace it with --overwrite."
-        )
-    return run
+    return Path(options.log_dir or Path("runs", re.sub(r"[^\w.,=-]+", "_", name)))
+
+
+@contextlib.contextmanager
+def claim(run, options):
+    """Keeps the folder for this run, which ends with the process however that ends.
+
+    Nothing is left of a folder that has not been there before if nothing is written into it.
+
+    Raises:
+        OSError: if another process trains in this folder, if it cannot be written, or if it
+            holds a run and `options` do not say what to do with that.
+    """
+    if not workers.is_chief():
+        yield
+        return
+    elsewhere = "Choose another folder with --log-dir."
+    try:
+        missing = [path for path in (run, *run.parents) if not path.exists()]
+        run.mkdir(parents=True, exist_ok=True)
+        lock = _lock(run / "lock")
+    except (FileExistsError, NotADirectoryError) as error:
+        raise OSError(f"{run} is no folder, but a file or below one. {elsewhere}") from error
+    except BlockingIOError as error:
+        raise OSError(f"{run} is in use: another process trains in it. {elsewhere}") from error
+    except OSError as error:
+        raise OSError(f"{run} cannot be written: {error.strerror}. {elsewhere}") from error
+    try:
+        found = [name for name in _FILES if (run / name).exists()]
+        if found and not (options.overwrite or options.resume):
+            raise FileExistsError(
+                f"{run} holds a run already ({', '.join(found)}). Choose another folder with "
+                "--log-dir, go on with it by --resume, or replace it with --overwrite."
+            )
+        if found and options.resume and not (run / "run.json").exists():
+            raise FileExistsError(
+                f"{run} holds {', '.join(found)}, but no run.json, so no run to go on with. "
+                "Choose another folder with --log-dir, or replace them with --overwrite."
+            )
+        yield
+    finally:
+        (run / "lock").unlink(missing_ok=True)
+        lock.close()
+        with contextlib.suppress(OSError):  # not empty
+            for path in missing:
+                path.rmdir()
+
+
+def _lock(path):
+    """An open file that no other process has locked, and this one has; a kill unlocks it."""
+    while True:
+        file = open(path, "w")
+        try:
+            if fcntl:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            raise
+        except OSError:  # a file system that knows no locks
+            return file
+        # Who had it before may have removed it since.
+        if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
+            return file
+        file.close()
 
 
 def begun(run, options):
@@ -52,7 +114,10 @@ def begun(run, options):
     try:
         record = json.loads(path.read_text())
         before = record["options"]
-    except (ValueError, KeyError) as error:
+        results = record["results"]
+        if not isinstance(before, dict) or not isinstance(results, dict | None):
+            raise ValueError("it is no record of a run")
+    except (ValueError, KeyError, TypeError, OSError) as error:
         raise ValueError(
             f"{path} cannot be read ({error}). Replace the run with --overwrite."
         ) from error
@@ -68,17 +133,15 @@ def begun(run, options):
     return record
 
 
-def create(run, record, vocabulary=None):
+def create(run, record):
     """Makes room, and writes what is known before training."""
     for path in (run / name for name in _FILES):
         if path.is_dir():
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
-    (run / "checkpoints").mkdir(parents=True)
-    write_record(run, record)
-    if vocabulary is not None:
-        (run / "vocabulary.json").write_text(json.dumps(vocabulary, indent=0) + "\n")
+    write_record(run, record)  # first, for without it nothing is gone on with
+    (run / "checkpoints").mkdir()
 
 
 def go_on(run, model, steps, chief=True):
@@ -125,8 +188,10 @@ def write_sample(run, sample, step):
     write_text(run, "sample", f"```\n{sample}\n```", step)
 
 
-def write_table(run, facts):
-    """Writes the options of the run to TensorBoard."""
+def write_start(run, facts, vocabulary=None):
+    """Writes the options of the run to TensorBoard, and the vocabulary of text."""
+    if vocabulary is not None:
+        (run / "vocabulary.json").write_text(json.dumps(vocabulary, indent=0) + "\n")
     rows = [f"| {name} | {value} |" for name, value in facts.items()]
     write_text(run, "run", "\n".join(["| option | value |", "| --- | --- |", *rows]), step=0)
 
@@ -143,10 +208,19 @@ def save_model(run, model, batches, precision):
     Returns:
         The model as it was read back, whose variables are plain ones, not those of a strategy;
         and by how much the logits differ at most.
+
+    Raises:
+        OSError: if it cannot be written.
     """
-    model.save(run / "model.keras")
-    saved = keras.saving.load_model(run / "model.keras", compile=False)
-    saved.export(run / "saved_model", verbose=False)
+    try:
+        model.save(run / "model.keras")
+        saved = keras.saving.load_model(run / "model.keras", compile=False)
+        saved.export(run / "saved_model", verbose=False)
+    except (OSError, tf.errors.OpError) as error:
+        raise OSError(
+            f"{run}: the model cannot be saved: {error}. Training is done, and its end is the "
+            "last checkpoint: make room, and save the model with --resume."
+        ) from error
     exported = tf.saved_model.load(run / "saved_model")
     batch, *_ = next(iter(batches))
     logits = np.asarray(model(batch, training=False))

@@ -84,8 +84,8 @@ def _cause(error):
 
 def _unreadable(name, path, error):
     return ValueError(
-        f"The dataset {name!r} in {path} cannot be read: {_cause(error)}. Correct the name, prepare "
-        "the set again, or name another directory by data_dir."
+        f"The dataset {name!r} in {path} cannot be read: {_cause(error)}. Correct the name, "
+        "prepare the set again, or name another directory by data_dir."
     )
 
 

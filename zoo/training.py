@@ -48,10 +48,15 @@ def train(options):
     entry, recipe, options = models.resolve(options)
     # Before anything else of TensorFlow, which fixes the devices at its first operation.
     strategy = distribution.strategy(options.replicas)
+    run = run_folder.choose(options, strategy.num_replicas_in_sync)
+    options = dataclasses.replace(options, log_dir=str(run))
+    with run_folder.claim(run, options):
+        return _train(options, entry, recipe, strategy, run)
+
+
+def _train(options, entry, recipe, strategy, run):
     replicas = strategy.num_replicas_in_sync
     global_batch = options.batch_size * replicas
-    run = run_folder.choose(options, replicas)
-    options = dataclasses.replace(options, log_dir=str(run))
     chief = workers.is_chief()
     record = run_folder.begun(run, options)
     if record and record["results"]:
@@ -98,13 +103,13 @@ def train(options):
         versions = run_folder.versions()
         record = {"options": dataclasses.asdict(options), "versions": versions, "results": None}
         if chief:
-            run_folder.create(run, record, examples.vocabulary)
+            run_folder.create(run, record)
     position = checkpoint.Position()
     if options.resume:
         with strategy.scope():
             position = run_folder.go_on(run, model, steps, chief)
     if chief and position == checkpoint.Position():
-        run_folder.write_table(run, {**dataclasses.asdict(options), **facts})
+        run_folder.write_start(run, dataclasses.asdict(options) | facts, examples.vocabulary)
     start = time.perf_counter()
     watch, history = _fit(model, examples, options, run, facts, position)
     seconds = time.perf_counter() - start
@@ -163,6 +168,7 @@ def _fit(model, examples, options, run, facts, position):
                 steps_per_epoch=steps,
                 validation_data=test,
                 callbacks=[watch, *loggers, keeper],
+                shuffle=False,  # the data is shuffled
                 verbose=1 if sys.stdout.isatty() else 2,
             )
     return watch, keeper.history

@@ -32,8 +32,9 @@ def fit(
     validation_data,
     callbacks,
     verbose,
+    shuffle=False,
 ):
-    """What `model.fit` does with these arguments, on all workers in step.
+    """What `model.fit` does with these arguments, on all workers in step; `shuffle` is False.
 
     Every worker calls it with the same data, of which each takes its share of every batch.
 

@@ -18,7 +18,7 @@ def locate(model, batch):
         if "float" in variable.dtype and not _finite(variable):
             return f"the weight {variable.path} is not finite"
     layers = [op for op in model.operations if not isinstance(op, keras.layers.InputLayer)]
-    probe = keras.Model(model.inputs, [layer.output for layer in layers])
+    probe = keras.Model(model.input, [layer.output for layer in layers])
     with keras.StatelessScope():  # seeds and moving statistics stay as they are
         outputs = probe(batch, training=True)
     for layer, output in zip(layers, outputs, strict=True):

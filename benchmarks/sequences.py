@@ -148,8 +148,8 @@ def main(options):
     command = "python benchmarks/sequences.py --data-dir DIR"
     text = (
         f"{timing.provenance(command)}\nAdam, rates {RATES}, a cosine to 0, {REPLICAS} replicas, "
-        f"seed {options.seeds[0]}; one run each, so small differences mean nothing. The time of a step "
-        "is a median within its run, whatever else the machine did then; docs/RECURRENT.md has "
+        f"seed {options.seeds[0]}; one run each, so small differences mean nothing. The time of a "
+        "step is a median within its run, whatever else the machine did then; docs/RECURRENT.md has "
         "layers timed in turn.\n\n"
     )
     print(file=sys.stderr)

@@ -149,8 +149,8 @@ def main(options):
     text = (
         f"{timing.provenance(command)}\nAdam, rates {RATES}, a cosine to 0, {REPLICAS} replicas, "
         f"seed {options.seeds[0]}; one run each, so small differences mean nothing. The time of a "
-        "step is a median within its run, whatever else the machine did then; docs/RECURRENT.md has "
-        "layers timed in turn.\n\n"
+        "step is a median within its run, whatever else the machine did then; "
+        "docs/RECURRENT.md has layers timed in turn.\n\n"
     )
     print(file=sys.stderr)
     timing.report("Norms in sequence models", text + "\n\n".join(sections), options.output)

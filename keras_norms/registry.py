@@ -29,7 +29,12 @@ _NORMS = {
     "sn": (SwitchableNormalization, {}, {"groups": "auto", **_DEFAULTS}),
     "wn": (
         WeightNormalization,
-        {"mean_only_batch_norm": False, "momentum": 0.9, "synchronized": False},
+        {
+            "mean_only_batch_norm": False,
+            "momentum": 0.9,
+            "synchronized": False,
+            "ghost_batch_size": None,
+        },
         {},
     ),
     "wn_mobn": (WeightNormalization, {"mean_only_batch_norm": True}, {"momentum": 0.9}),

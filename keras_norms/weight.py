@@ -67,6 +67,7 @@ class WeightNormalization(layers.Wrapper):
             None. Not for Embedding and RNNs. A mask leaves padded positions out of the mean.
         momentum: float in [0, 1], what one training step keeps of the moving mean.
         synchronized: whether the mean is that of all replicas of `tf.distribute` together.
+        ghost_batch_size: None, or int: take the mean over slices of so many samples each.
         kernels: names of the kernels to normalize, by default all: for RNNs among "kernel" and
             "recurrent_kernel", for SeparableConv* "pointwise_kernel" and "depthwise_kernel".
         **kwargs: arguments of `keras.layers.Layer`. `dtype` is that of `layer` by default.
@@ -86,6 +87,7 @@ class WeightNormalization(layers.Wrapper):
         momentum=0.9,
         synchronized=False,
         kernels=None,
+        ghost_batch_size=None,
         **kwargs,
     ):
         kwargs.setdefault("dtype", getattr(layer, "dtype_policy", None))
@@ -94,6 +96,7 @@ class WeightNormalization(layers.Wrapper):
         self.supports_masking = layer.supports_masking
         self.momentum = momentum
         self.synchronized = synchronized
+        self.ghost_batch_size = ghost_batch_size
         known = {name for part in _parts(layer).values() for name in _kind(part).kernels}
         if kernels is not None and (not kernels or not set(kernels) <= known):
             raise ValueError(
@@ -114,6 +117,7 @@ class WeightNormalization(layers.Wrapper):
                 momentum=momentum,
                 center=False,
                 synchronized=synchronized,
+                ghost_batch_size=ghost_batch_size,
                 dtype=layer.dtype_policy,
                 name="mean_only_batch_norm",
             )
@@ -254,6 +258,7 @@ class WeightNormalization(layers.Wrapper):
             "mean_only_batch_norm": self.mean_only_batch_norm is not None,
             "momentum": self.momentum,
             "synchronized": self.synchronized,
+            "ghost_batch_size": self.ghost_batch_size,
             "kernels": None if self.kernels is None else list(self.kernels),
         }
 

@@ -131,9 +131,27 @@ def test_inference_and_recalibration_know_no_slices(rng):
     np.testing.assert_allclose(net(x, training=False), y, rtol=1e-4, atol=1e-4)
 
 
+def test_mean_only_batch_norm_of_a_wrapped_layer(rng):
+    dense = keras.layers.Dense(4, dtype="float64")
+    options = {"mean_only_batch_norm": True, "ghost_batch_size": 4, "dtype": "float64"}
+    layer = keras_norms.WeightNormalization(dense, **options)
+    layer.build((10, 3))
+    x = rng.normal(2, 3, (10, 3))
+    linear = np.concatenate([part - part.mean(0) for part in slices(x, 4)])
+    assert_close(forward(layer, x, training=True), linear @ ops.convert_to_numpy(dense.kernel))
+    moved = 0.1 * x.mean(0) @ ops.convert_to_numpy(dense.kernel)
+    assert_close(values(layer.mean_only_batch_norm)["moving_mean"], moved)
+    again = keras_norms.WeightNormalization.from_config(layer.get_config())
+    assert again.mean_only_batch_norm.ghost_batch_size == again.ghost_batch_size == 4
+
+
 def test_errors():
     with pytest.raises(ValueError, match="synchronized=True, ghost_batch_size=4"):
         keras_norms.BatchNormalization(synchronized=True, ghost_batch_size=4)
     with pytest.raises(ValueError, match="`ghost_batch_size` must be positive"):
         keras_norms.BatchNormalization(ghost_batch_size=0)
     assert keras_norms.get("sn(ghost_batch_size=8)").normalize().ghost_batch_size == 8
+    wrapped = keras_norms.get("wn_mobn(ghost_batch_size=8)").wrap(keras.layers.Dense(2))
+    assert wrapped.mean_only_batch_norm.ghost_batch_size == 8
+    with pytest.raises(ValueError, match="'wn' takes no argument 'ghost_batch_size'"):
+        keras_norms.get("wn(ghost_batch_size=8)")

@@ -8,7 +8,12 @@ from keras_norms.group import GroupNormalization
 from keras_norms.instance import InstanceNormalization
 from keras_norms.lstm import NormalizedLSTM, NormalizedLSTMCell
 from keras_norms.mean_only import MeanOnlyBatchNormalization
-from keras_norms.optimizers import configure_optimizer, control_variables, no_decay_variables
+from keras_norms.optimizers import (
+    LossScaleOptimizer,
+    configure_optimizer,
+    control_variables,
+    no_decay_variables,
+)
 from keras_norms.registry import NAMES, get
 from keras_norms.statistics import freeze, recalibrate, unfreeze
 from keras_norms.switchable import SwitchableNormalization
@@ -21,6 +26,7 @@ __all__ = [
     "BatchNormalization",
     "GroupNormalization",
     "InstanceNormalization",
+    "LossScaleOptimizer",
     "MeanOnlyBatchNormalization",
     "NormalizedLSTM",
     "NormalizedLSTMCell",

@@ -10,6 +10,7 @@ from keras_norms.switchable import SwitchableNormalization
 from keras_norms.tree import named_layers
 
 _NO_DECAY = ("gamma", "beta", "gain", "bias", "gate")
+_BRANCHES = ("gradient_accumulation_steps", "ema_overwrite_frequency")
 
 
 def control_variables(model):
@@ -64,8 +65,8 @@ def configure_optimizer(
         decay_controls: whether decay includes the logits, as the official code of switchable
             normalization does. Gates never decay.
         l2: float, coefficient of the weights in the gradient.
-        skip_nonfinite: whether gradients that hold a NaN or infinity count as 0, so that the
-            weights are still those that led to it.
+        skip_nonfinite: whether gradients that hold a NaN or infinity, on any replica, count as 0
+            on all, so that the weights are still those that led to it.
 
     Returns:
         A new optimizer, whose class is a subclass of that of `optimizer`.
@@ -144,6 +145,13 @@ class _Configured:
         self.skip_nonfinite = bool(skip_nonfinite)
 
     def apply(self, grads, trainable_variables=None):
+        for name in _BRANCHES if replica_context() is not None else ():
+            if getattr(self, name):
+                raise ValueError(
+                    f"Keras's optimizers do not support `{name}` on several replicas: it is a "
+                    "condition, and TensorFlow's replicas cannot exchange gradients inside of one. "
+                    f"Leave it out. Received: {name}={getattr(self, name)}"
+                )
         context = replica_context() if self.global_clipnorm else None
         if self.skip_nonfinite or context is not None:
             # As tensors: an embedding has indexed slices.
@@ -154,7 +162,7 @@ class _Configured:
             grads = [g if g is None else next(reduced) for g in grads]
         if self.skip_nonfinite:
             tests = [ops.all(ops.isfinite(g)) for g in grads if g is not None]
-            finite = ops.all(ops.stack(tests))
+            finite = _on_all_replicas(ops.all(ops.stack(tests)))
             grads = [g if g is None else ops.where(finite, g, 0) for g in grads]
         return super().apply(grads, trainable_variables)
 
@@ -199,6 +207,31 @@ class _Configured:
             "no_decay_paths": list(self.no_decay_paths),
             "skip_nonfinite": self.skip_nonfinite,
         }
+
+
+@register
+class LossScaleOptimizer(keras.optimizers.LossScaleOptimizer):
+    """Keras's optimizer for mixed_float16, on replicas too.
+
+    Keras's own looks at the gradients of the first replica only, before they are added up: an
+    overflow on another one ends in the weights of all. This one looks at all of them, so the step
+    is skipped and the scale halved wherever the overflow is.
+
+    Args:
+        *args: arguments of `keras.optimizers.LossScaleOptimizer`.
+        **kwargs: the same.
+    """
+
+    def check_finite(self, grads):
+        return _on_all_replicas(super().check_finite(grads))
+
+
+def _on_all_replicas(condition):
+    """Whether a boolean scalar is true on every replica of `tf.distribute`."""
+    context = replica_context()
+    if context is None:
+        return condition
+    return context.all_reduce("SUM", 1 - ops.cast(condition, "float32")) == 0
 
 
 _CLASSES = {}

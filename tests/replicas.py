@@ -1,4 +1,4 @@
-"""The norms on two replicas against one. Run by test_replicas.py, or `pytest tests/replicas.py`.
+"""The norms on replicas against one. Run by test_replicas.py, or `pytest tests/replicas.py`.
 
 Not named test_*, because logical devices must be there before TensorFlow starts.
 """
@@ -9,8 +9,9 @@ import pytest
 import reference
 import reference_lstm
 import tensorflow as tf
+from mirrored import assert_copies_agree, copies, mirrored
 from norms import BY_NAME, MOVING, NORMS, assert_close, randomize, values
-from running import gradients
+from running import forward, gradients
 
 import keras_norms
 
@@ -21,11 +22,7 @@ RATE = 2**-7  # exact in float32
 
 @pytest.fixture(scope="module")
 def strategy():
-    cpu = tf.config.list_physical_devices("CPU")[0]
-    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-    return tf.distribute.MirroredStrategy(
-        ["CPU:0", "CPU:1"], cross_device_ops=tf.distribute.ReductionToOneDevice()
-    )
+    return mirrored(2)
 
 
 def cases(norms=MOVING, splits=SPLITS):
@@ -63,7 +60,7 @@ def parts(array, split):
     return np.split(array, np.cumsum(split)[:-1])
 
 
-def step(strategy, layer, split, *arrays, then=None):
+def step(strategy, layer, split, *arrays, then=None, compiled=True):
     """One training step: outputs and input gradients of all replicas, weight gradients of each."""
 
     def local(x, dy, mask=None):
@@ -83,23 +80,15 @@ def step(strategy, layer, split, *arrays, then=None):
         )
 
     inputs = [distribute(array) for array in arrays if array is not None]
-    y, slopes = tf.function(lambda *a: strategy.run(local, args=a))(*inputs)
+
+    def run(*arguments):
+        return strategy.run(local, args=arguments)
+
+    y, slopes = (tf.function(run) if compiled else run)(*inputs)
     results = [strategy.experimental_local_results(tensor) for tensor in (y, *slopes)]
     y, dx, *rest = ([part.numpy() for part in result] for result in results)
     names = [v.name for v in layer.trainable_variables]
     return y, dx, dict(zip(names, rest, strict=True))
-
-
-def copies(variable):
-    """What every replica holds."""
-    return [value.numpy() for value in variable.value.values]
-
-
-def assert_copies_agree(weights):
-    for weight in weights:
-        first, *others = copies(weight)
-        for other in others:
-            np.testing.assert_array_equal(first, other, err_msg=weight.path)
 
 
 class TestStatistics:
@@ -289,6 +278,95 @@ class TestTraining:
         for norm, one, two in zip(norms, *pairs, strict=True):
             assert np.isfinite(one).all()
             np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-4, err_msg=str(norm))
+
+
+COUNTS = (1, 2, 4, 8)
+MANY = (16, *SHAPE[1:])
+
+
+class TestCounts:
+    """The same global batch on one to eight replicas."""
+
+    @pytest.mark.parametrize(
+        "norm, synchronized",
+        [
+            pytest.param(norm, flag, id=f"{norm}-synchronized" if flag else f"{norm}-apart")
+            for norm in NORMS
+            for flag in (False, True)[: 1 + norm.moving]
+        ],
+    )
+    @pytest.mark.parametrize(
+        "replicas", [pytest.param(n, marks=[] if n == 8 else pytest.mark.slow) for n in COUNTS]
+    )
+    def test_the_replicas_are_one_device(self, norm, replicas, synchronized, rng):
+        """Synchronized on the whole batch; apart, on slices of the size of their own ones."""
+        options = {"synchronized": synchronized} if norm.moving else {}
+        layer = layer_on(mirrored(replicas), norm, rng, MANY, **options)
+        apart = norm.moving and not synchronized
+        size = MANY[0] // replicas
+        single = norm(dtype="float64", **({"ghost_batch_size": size} if apart else {}))
+        single.build(MANY)
+        for mine, theirs in zip(single.weights, layer.weights, strict=True):
+            mine.assign(copies(theirs)[0])
+        x, dy = rng.normal(2, 3, MANY), rng.normal(0, 1, MANY)
+        x += rng.normal(0, 5, (len(x), 1, 1, 1))  # the replicas' samples differ
+        expected = gradients(single, x, dy)
+        whole = norm(dtype="float64")
+        whole.build(MANY)
+        for mine, theirs in zip(whole.weights, single.weights, strict=True):
+            mine.assign(theirs)
+        y, of_the_whole = (forward(one, x, training=True) for one in (single, whole))
+
+        split = (size,) * replicas
+        actual, dx, slopes = step(mirrored(replicas), layer, split, x, dy, compiled=False)
+        assert_close(np.concatenate(actual), y)
+        assert_close(np.concatenate(dx), expected.pop("x"))
+        for name, value in expected.items():
+            assert_close(sum(slopes[name]), value)
+            if name.endswith("logits"):
+                assert_close([slope.sum() for slope in slopes[name]], [0] * replicas, 1e-12)
+        for weight in layer.non_trainable_weights:
+            assert_close(copies(weight)[0], values(single)[weight.name])
+        assert_copies_agree(layer.weights)
+        differs = apart and replicas > 1
+        assert (np.abs(np.concatenate(actual) - of_the_whole).max() > 1e-2) == differs
+
+    @pytest.mark.parametrize(
+        "spec, replicas, masked",
+        [
+            pytest.param(
+                *(spec, replicas, masked),
+                marks=[] if (spec, replicas, masked) == ("wn_mobn", 4, True) else pytest.mark.slow,
+            )
+            for spec in ("bn", "sn", "wn_mobn")
+            for replicas in COUNTS[1:]
+            for masked in (False, True)
+        ],
+    )
+    def test_lstms_apart_are_slices(self, spec, replicas, masked, rng):
+        """The statistics of every step too, of which some replicas see only padding."""
+        split = (SEQUENCES[0] // replicas,) * replicas
+        layer, _ = lstm_on(mirrored(replicas), spec, np.random.default_rng(0))
+        # The same seed gives the same weights.
+        ghost = f"{spec}(ghost_batch_size={split[0]})"
+        _, single = lstm_on(mirrored(replicas), ghost, np.random.default_rng(0))
+        x, mask = rng.normal(1, 2, SEQUENCES), lengths(masked)
+        x[4:] += 3
+        dy = rng.normal(0, 1, (*SEQUENCES[:2], 4))
+        expected = gradients(single, x, dy, True, mask)
+        y = forward(single, x, training=True, mask=mask)
+        actual, dx, slopes = step(mirrored(replicas), layer, split, x, dy, mask, compiled=False)
+        assert_close(np.concatenate(actual), y)
+        assert_close(np.concatenate(dx), expected["x"])
+        kernels = [name for name in slopes if name.endswith("kernel")]
+        assert kernels
+        for name in kernels:
+            assert_close(sum(slopes[name]), expected[name])
+        found, after = (reference_lstm.variables(one) for one in (layer, single))
+        for name, variable in found.items():
+            if "moving" in name:
+                assert_close(copies(variable)[0], after[name].numpy())
+        assert_copies_agree(layer.weights)
 
 
 SEQUENCES = (8, 5, 3)

@@ -230,6 +230,11 @@ class NormalizedLSTM(_NormalizedGates, layers.LSTM):
             )
             self.states.append(step)
 
+    @property
+    def loop_norms(self):
+        """The norms inside of the loop over time, where those of one step depend on the others."""
+        return [*self.recurrent_norms, *self.cell_norms]
+
     def inner_loop(self, sequences, initial_state, mask, training=False):
         if self.norm.is_identity:
             return super().inner_loop(sequences, initial_state, mask, training)
@@ -310,9 +315,8 @@ class NormalizedLSTM(_NormalizedGates, layers.LSTM):
         }
 
     def _refuse_replicas_in_loop(self, training):
-        norms = (*self.recurrent_norms, *self.cell_norms)
         apart = self.unroll or replica_context() is None
-        if not apart and any(_moves(norm, training) and norm.synchronized for norm in norms):
+        if not apart and any(_moves(n, training) and n.synchronized for n in self.loop_norms):
             raise ValueError(
                 "Statistics inside of the loop over time cannot be synchronized over replicas. "
                 f"Use unroll=True, or a norm without synchronized=True. Received: {self.norm.spec}"

@@ -54,7 +54,9 @@ def recalibrate(model, data, steps=None, exact=False):
     In one pass (the papers' batch average) a norm sees inputs that the norms before it
     normalized with the statistics of each batch; the result is exact, whatever the split into
     batches, for the first norm. With `exact=True` it is for all: one pass for each norm, in
-    the order of the data, after the norms before it have their final statistics.
+    the order of the data, after the norms before it have their final statistics. The norms inside
+    of one `NormalizedLSTM` share a pass, since each of its steps depends on those before; they
+    are exact where the data is one batch.
 
     Args:
         model: a built `keras.Model`.
@@ -89,9 +91,10 @@ def recalibrate(model, data, steps=None, exact=False):
                 f"starts anew each time. Received: {type(data).__name__}"
             )
         norms = _in_order_of_data(model, norms, data)
-        for number, norm in enumerate(norms, 1):
-            title = f"recalibrate {number}/{len(norms)}: {norm.name}"
-            used = _recalibrate(model, [norm], data, steps, title)
+        passes = _passes(model, norms)
+        for number, together in enumerate(passes, 1):
+            title = f"recalibrate {number}/{len(passes)}: {together[0].name}"
+            used = _recalibrate(model, together, data, steps, title)
         return used
     finally:
         for variable, value in zip(others, values, strict=True):
@@ -214,6 +217,19 @@ def _in_order_of_data(model, norms, data):
         for norm, entry in entries:
             delattr(norm, entry)
     return list(order.values()) or norms
+
+
+def _passes(model, norms):
+    """`norms` one by one, but those of one loop over time together."""
+    loops = {
+        id(norm): layer
+        for layer in named_layers(model).values()
+        for norm in getattr(layer, "loop_norms", ())
+    }
+    passes = {}
+    for norm in norms:
+        passes.setdefault(id(loops.get(id(norm), norm)), []).append(norm)
+    return list(passes.values())
 
 
 def _has_batch_statistics(layer):

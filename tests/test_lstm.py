@@ -594,7 +594,6 @@ def test_recalibrate_in_one_pass(spec, rng):
     assert "apply" not in vars(layer.recurrent_norms[0])
 
 
-@pytest.mark.xfail(strict=True, reason="its passes take the norms of a loop one by one")
 def test_recalibrate_exactly(rng):
     """Inference with the statistics of a whole set is training on the whole set."""
     model = net_of("bn", rng, gamma_initializer="ones")

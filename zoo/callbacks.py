@@ -71,15 +71,13 @@ class Curves(keras.callbacks.TensorBoard):
         self._global_train_batch = self._done
 
     def on_train_batch_end(self, batch, logs=None):
-        draws = self._should_write_train_graph
+        draws, step = self._should_write_train_graph, self._global_train_batch
         super().on_train_batch_end(batch, logs)
-        if draws:
-            self._train_writer.flush()
-        step = self._global_train_batch
         if self._every != "epoch" and step % self._every == 0:
-            with self._train_writer.as_default(step=step):
+            with self._train_writer.as_default(step=step):  # which flushes
                 for name, value in logs.items():
                     tf.summary.scalar(f"batch_{name}", value)
+        elif draws:
             self._train_writer.flush()
 
     def on_epoch_end(self, epoch, logs=None):
@@ -131,7 +129,7 @@ class Keeper(keras.callbacks.Callback):
         self._epoch = epoch
 
     def on_train_batch_end(self, batch, logs=None):
-        step = self._done + batch + 1
+        step = self._step = self._done + batch + 1
         if step == self._steps:
             self.model.stop_training = self._done > 0  # this epoch, whose begin Keras has not seen
         elif self._signal is not None:
@@ -140,6 +138,11 @@ class Keeper(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         self.model.stop_training = False
+        if self._step != self._steps:  # Keras takes some errors for the end of the data
+            raise RuntimeError(
+                f"Epoch {epoch + 1} ended after {self._step} of {self._steps} steps, since the "
+                "data ended or events could not be written. Go on with --resume."
+            )
         for name, value in logs.items():
             self.history.setdefault(name, []).append(float(value))
         if self._write:

@@ -76,7 +76,8 @@ def save(folder, model, epoch, step, history, write=True):
             "--resume",
             str(folder),
         ) from error
-    for old in _newest_first(folder)[KEEP:]:
+    before = [path for path in _newest_first(folder) if path.name < target.name]
+    for old in before[KEEP - 1 :]:
         old.unlink()
 
 
@@ -109,7 +110,7 @@ def restore(folder, model):
 
 
 def _read(path, expected):
-    with np.load(path, allow_pickle=False) as file:
+    with open(path, "rb") as content, np.load(content, allow_pickle=False) as file:
         about = json.loads(str(file["about"])) if "about" in file else {}
         if not {"epoch", "step", "history", "metrics", "variables"} <= about.keys():
             raise ValueError("it is no checkpoint of this program")

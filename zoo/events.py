@@ -1,9 +1,12 @@
 """TensorBoard's events of a run that is resumed."""
 
+import contextlib
 import os
 
 import tensorflow as tf
 from tensorboard.compat.proto.event_pb2 import Event
+
+_ADVICE = "Make room, and go on from the last checkpoint with --resume."
 
 
 def forget(folder, epoch, batches, iterations):
@@ -27,6 +30,18 @@ def forget(folder, epoch, batches, iterations):
         _filter(path, keep)
 
 
+@contextlib.contextmanager
+def written():
+    """Makes an OSError of what TensorFlow raises where events cannot be written."""
+    try:
+        yield
+    except tf.errors.OpError as error:
+        if "tfevents" not in str(error):
+            raise
+        cause = error.message.strip().split("\n")[0].split("}} ")[-1]
+        raise OSError(f"{cause}: no events could be written. {_ADVICE}") from error
+
+
 def check(folder, known):
     """Raises an OSError where events have been lost, as on a full disk: TensorFlow is silent.
 
@@ -42,10 +57,7 @@ def check(folder, known):
                 length = int.from_bytes(file.read(8), "little")
                 place += 8 + 4 + length + 4  # with the checksums of both
         if place != size:
-            raise OSError(
-                f"{path} could not be written to its end; is the disk full? Make room, and go on "
-                "from the last checkpoint with --resume."
-            )
+            raise OSError(f"{path} could not be written to its end; is the disk full? {_ADVICE}")
         known[path] = place
 
 

@@ -14,7 +14,7 @@ import keras_norms
 from keras_norms import analysis, optimizers
 from keras_norms.callbacks import SwitchLogger
 from keras_norms.tree import named_layers
-from zoo import checkpoint, data, distribution, models, nonfinite, run_folder, text, workers
+from zoo import checkpoint, data, distribution, events, models, nonfinite, run_folder, text, workers
 from zoo.callbacks import Curves, Keeper, Watch
 from zoo.options import TrainOptions, check
 
@@ -159,7 +159,7 @@ def _fit(model, examples, options, run, facts, position):
     if position.step:
         engine.evaluate(model, test, steps=1, verbose=0)  # builds the metrics, for the keeper
     if position.epoch < options.epochs:
-        with keeper.listening():
+        with keeper.listening(), events.written():
             engine.fit(
                 model,
                 batches(position.epoch, position.step),

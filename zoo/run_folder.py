@@ -53,17 +53,16 @@ def claim(run, options):
         yield
         return
     elsewhere = "Choose another folder with --log-dir."
-    try:
-        missing = [path for path in (run, *run.parents) if not path.exists()]
-        run.mkdir(parents=True, exist_ok=True)
-        lock = _lock(run / "lock")
-    except (FileExistsError, NotADirectoryError) as error:
-        raise OSError(f"{run} is no folder, but a file or below one. {elsewhere}") from error
-    except BlockingIOError as error:
-        raise OSError(f"{run} is in use: another process trains in it. {elsewhere}") from error
-    except OSError as error:
-        raise OSError(f"{run} cannot be written: {error.strerror}. {elsewhere}") from error
-    try:
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(_folder(run))
+            stack.enter_context(_lock(run / "lock"))
+        except (FileExistsError, NotADirectoryError) as error:
+            raise OSError(f"{run} is no folder, but a file or below one. {elsewhere}") from error
+        except BlockingIOError as error:
+            raise OSError(f"{run} is in use: another process trains in it. {elsewhere}") from error
+        except OSError as error:
+            raise OSError(f"{run} cannot be written: {error.strerror}. {elsewhere}") from error
         found = [name for name in _FILES if (run / name).exists()]
         if found and not (options.overwrite or options.resume):
             raise FileExistsError(
@@ -76,30 +75,42 @@ def claim(run, options):
                 "Choose another folder with --log-dir, or replace them with --overwrite."
             )
         yield
+
+
+@contextlib.contextmanager
+def _folder(path):
+    """A folder, which is removed if it was not there before and stays empty."""
+    missing = []
+    try:
+        missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+        path.mkdir(parents=True, exist_ok=True)
+        yield
     finally:
-        (run / "lock").unlink(missing_ok=True)
-        lock.close()
-        with contextlib.suppress(OSError):  # not empty
-            for path in missing:
-                path.rmdir()
+        for folder in missing:
+            with contextlib.suppress(OSError):  # not empty, or never made
+                folder.rmdir()
 
 
+@contextlib.contextmanager
 def _lock(path):
-    """An open file that no other process has locked, and this one has; a kill unlocks it."""
-    while True:
-        file = open(path, "w")
-        try:
-            if fcntl:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.close()
-            raise
-        except OSError:  # a file system that knows no locks
-            return file
-        # Who had it before may have removed it since.
-        if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
-            return file
-        file.close()
+    """A file that no other process locks meanwhile; the end of this one unlocks it."""
+    held = False
+    while not held:
+        with open(path, "w") as file:
+            try:
+                if fcntl:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise
+            except OSError:  # a file system that knows no locks
+                pass
+            # Who has had it before may have removed it just now.
+            held = path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat())
+            if held:
+                try:
+                    yield
+                finally:
+                    path.unlink(missing_ok=True)
 
 
 def begun(run, options):

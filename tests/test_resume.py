@@ -74,8 +74,6 @@ def curves(folder):
                 # Texts and such hold times and folders.
                 scalar = tensor.item() if tensor.dtype == np.float32 and not tensor.shape else None
                 found.setdefault((part, value.tag), []).append((event.step, scalar))
-            if event.HasField("graph_def"):
-                found.setdefault((part, "graph"), []).append((event.step, None))
     return found
 
 
@@ -160,7 +158,7 @@ def test_killed_twice_and_told_to_end(uninterrupted, tmp_path):
     for key, expected in {
         ("train", "epoch_loss"): [0, 1, 2],
         ("train", "batch_loss"): [3, 6, 9, 12],
-        ("train", "graph"): [0],
+        ("train", "keras"): [0],
         ("validation", "epoch_loss"): [0, 1, 2],
         ("validation", "evaluation_loss_vs_iterations"): [4, 8, 12],
         ("switches", "importance/net/batch"): [0, 3, 4, 6, 8, 9, 12],

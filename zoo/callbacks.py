@@ -71,14 +71,12 @@ class Curves(keras.callbacks.TensorBoard):
         self._global_train_batch = self._done
 
     def on_train_batch_end(self, batch, logs=None):
-        draws, step = self._should_write_train_graph, self._global_train_batch
         super().on_train_batch_end(batch, logs)
+        step = self._global_train_batch
         if self._every != "epoch" and step % self._every == 0:
             with self._train_writer.as_default(step=step):  # which flushes
                 for name, value in logs.items():
                     tf.summary.scalar(f"batch_{name}", value)
-        elif draws:
-            self._train_writer.flush()
 
     def on_epoch_end(self, epoch, logs=None):
         super().on_epoch_end(epoch, logs)

@@ -66,7 +66,7 @@ def trained(
     """`(model, losses)` after training on batches of eight."""
     x, y = examples(samples, vectors)
     optimizer = optimizer(model) if optimizer else SGD(0.05, momentum=0.9)
-    model.compile(optimizer, "mse", jit_compile=False, **compilation)
+    model.compile(optimizer, "mse", **{"jit_compile": False, **compilation})
     batches = tf.data.Dataset.from_tensor_slices((x, y)).batch(BATCH)
     if unknown:
         batches = batches.filter(lambda *_: True)
@@ -237,6 +237,24 @@ class TestFit:
                 single = net(norm, vectors, ghost_batch_size=size)
                 single, _ = trained(single, samples, vectors, run_eagerly=True)
             assert_same(model, single, ("moving_mean", "moving_variance"))
+
+    @pytest.mark.slow
+    def test_what_no_keras_model_can_do(self):
+        """If one of these passes, docs/REPLICAS.md has to be shortened."""
+
+        def fit(samples, **compilation):
+            with scope(REPLICAS):
+                inputs = keras.Input((4, 4, 3))
+                hidden = layers.Flatten()(layers.Conv2D(8, 3)(inputs))
+                model = keras.Model(inputs, layers.Dense(1)(hidden))
+                trained(model, samples, **compilation)
+
+        with pytest.raises(tf.errors.InvalidArgumentError, match="AddN"):
+            fit(5)  # the first batch: 3 + 2
+        with pytest.raises(tf.errors.OpError, match="Conv2D|[Ss]hape"):
+            fit(17)  # the last batch: 1 + 0
+        with pytest.raises(tf.errors.OpError):
+            fit(16, jit_compile=True)
 
     def test_data_of_the_zoo_is_never_uneven(self):
         """Not the first batch, where every Keras model fails, and not the last one."""

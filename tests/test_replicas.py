@@ -1,9 +1,15 @@
 """The norms on replicas: runs `replicas*.py` and `data_parallel.py` in processes of their own."""
 
+import os
+import pathlib
+import subprocess
+import sys
+
 import pytest
 from norms import needs_tensorflow
 
 pytestmark = needs_tensorflow
+ROOT = pathlib.Path(__file__).parent.parent
 JAX = {
     "KERAS_BACKEND": "jax",
     "XLA_FLAGS": "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0",
@@ -35,3 +41,44 @@ def test_two_devices_of_jax(run_tests):
 @pytest.mark.slow
 def test_two_devices_of_jax_all_cases(run_tests):
     run_tests("tests/data_parallel.py", "-m", "slow", **JAX)
+
+
+def figures(text):
+    """The rows of the tables, `{name: cells}` for each."""
+    for part in text.split("\n### ")[1:]:
+        rows = [line.strip("| ").split(" | ") for line in part.splitlines() if line[:1] == "|"]
+        yield {name: cells for name, *cells in rows[2:]}
+
+
+def check(table):
+    for name, (*cells, between) in table.items():
+        differs = [cell for cell in cells if cell != "-" and float(cell) > 1e-5]
+        assert bool(differs) == name.endswith(", apart"), name
+        assert between == "0", name
+
+
+def test_figures_in_the_documentation():
+    tables = list(figures((ROOT / "docs" / "REPLICAS.md").read_text()))
+    assert len(tables) == 3
+    for table in tables:
+        assert {"bn, synchronized", "sn, apart, slices", "gn"} < set(table)
+        check(table)
+
+
+@pytest.mark.slow
+def test_the_script_that_makes_them(tmp_path):
+    output = tmp_path / "replicas.md"
+    output.write_text("What it says.\n\n## Figures\n\nof before")
+    subprocess.run(
+        [sys.executable, "benchmarks/replicas.py", "--output", output, "--replicas", "2"]
+        + ["--norms", "bn", "in"],
+        env=os.environ | {"PYTHONPATH": "."},
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+    )
+    text = output.read_text()
+    assert text.startswith("What it says.\n\n## Figures\n") and "of before" not in text
+    (table,) = figures(text)
+    assert list(table) == ["bn, synchronized", "bn, apart", "bn, apart, slices", "in"]
+    check(table)

@@ -2,6 +2,7 @@
 
 import inspect
 import math
+import operator
 
 import keras
 from keras import ops
@@ -66,13 +67,15 @@ class Normalization(keras.layers.Layer):
     ):
         super().__init__(**kwargs)
         self.axis = _integer("axis", axis)
-        self.epsilon = float(epsilon)
-        if self.epsilon < 0:
-            raise ValueError(f"`epsilon` must not be negative. Received: epsilon={epsilon}")
-        self.center = center
-        self.scale = scale
-        self.beta_initializer = keras.initializers.get(beta_initializer)
-        self.gamma_initializer = keras.initializers.get(gamma_initializer)
+        self.epsilon = _number("epsilon", epsilon)
+        if not 0 <= self.epsilon < math.inf:
+            raise ValueError(
+                f"`epsilon` must be finite and not negative. Received: epsilon={epsilon}"
+            )
+        self.center = bool(center)
+        self.scale = bool(scale)
+        self.beta_initializer = initializer("beta_initializer", beta_initializer)
+        self.gamma_initializer = initializer("gamma_initializer", gamma_initializer)
         self.beta_regularizer = keras.regularizers.get(beta_regularizer)
         self.gamma_regularizer = keras.regularizers.get(gamma_regularizer)
         self.beta_constraint = keras.constraints.get(beta_constraint)
@@ -122,10 +125,10 @@ class Normalization(keras.layers.Layer):
             `(outputs, batch)`, where `batch` is what `move` takes, or None if nothing moves.
         """
         dtype = keras.backend.result_type(inputs.dtype, self.compute_dtype, "float32")
-        x = ops.cast(inputs, dtype)
+        x, mask = ops.cast(inputs, dtype), self._align_mask(mask, inputs)
         pivot, instance = 0.0, None
         if self._reads_activation(training):
-            x, pivot, instance = instance_moments(x, self._axes, self._align_mask(mask, x))
+            x, pivot, instance = instance_moments(x, self._axes, mask)
         batch, moved = self._batch_moments(x, instance, training, first_step)
         mean, inverse_std = self.mean_and_inverse_std(instance, batch)
         gamma = self._per_channel(self.gamma, x.dtype)
@@ -237,10 +240,12 @@ class Normalization(keras.layers.Layer):
         if mask is None:
             return None
         missing = len(x.shape) - len(mask.shape)
-        if missing < 0:
+        sizes = zip(mask.shape, x.shape, strict=False)
+        if missing < 0 or any(None not in pair and pair[0] not in (1, pair[1]) for pair in sizes):
             raise ValueError(
-                "A mask covers the leading axes of the input and cannot have more axes than it. "
-                f"Received: mask.shape={tuple(mask.shape)}, inputs.shape={tuple(x.shape)}"
+                "A mask covers the leading axes of the input, each with its size or 1, and cannot "
+                f"have more axes than it. Received: mask.shape={tuple(mask.shape)}, "
+                f"inputs.shape={tuple(x.shape)}"
             )
         for _ in range(missing):
             mask = ops.expand_dims(mask, -1)
@@ -289,11 +294,15 @@ class MovingNormalization(Normalization):
         **kwargs,
     ):
         super().__init__(axis=axis, epsilon=epsilon, center=center, scale=scale, **kwargs)
-        self.momentum = float(momentum)
+        self.momentum = _number("momentum", momentum)
         if not 0 <= self.momentum <= 1:
             raise ValueError(f"`momentum` must lie in [0, 1]. Received: momentum={momentum}")
-        self.moving_mean_initializer = keras.initializers.get(moving_mean_initializer)
-        self.moving_variance_initializer = keras.initializers.get(moving_variance_initializer)
+        self.moving_mean_initializer = initializer(
+            "moving_mean_initializer", moving_mean_initializer
+        )
+        self.moving_variance_initializer = initializer(
+            "moving_variance_initializer", moving_variance_initializer
+        )
         self.synchronized = bool(synchronized)
         self.ghost_batch_size = _positive("ghost_batch_size", ghost_batch_size)
         if self.synchronized and self.ghost_batch_size:
@@ -426,16 +435,34 @@ def steps_seen(count):
     return ops.max(ops.where(ops.any(count > 0, axis=1), rows, 0))
 
 
-def _integer(name, value):
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise ValueError(f"`{name}` must be an int. Received: {name}={value!r}")
-    return value.__index__()
+def initializer(name, value):
+    """An initializer; None is none, for which Keras would take one that serves kernels only."""
+    if value is None:
+        raise ValueError(f"`{name}` must be an initializer. Received: {name}=None")
+    return keras.initializers.get(value)
 
 
 def _positive(name, value):
+    """`value`, if it is a positive int or None; else a ValueError."""
     if value is not None and _integer(name, value) < 1:
         raise ValueError(f"`{name}` must be positive. Received: {name}={value}")
     return value
+
+
+def _integer(name, value):
+    try:
+        if not isinstance(value, bool):
+            return operator.index(value)
+    except TypeError:
+        pass
+    raise ValueError(f"`{name}` must be an int. Received: {name}={value!r}")
+
+
+def _number(name, value):
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"`{name}` must be a number. Received: {name}={value!r}") from error
 
 
 def _serialize(value):

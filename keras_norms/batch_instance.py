@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_norms.base import MovingNormalization, register
+from keras_norms.base import MovingNormalization, initializer, register
 
 
 @register
@@ -55,7 +55,7 @@ class BatchInstanceNormalization(MovingNormalization):
         **kwargs,
     ):
         super().__init__(axis, momentum, epsilon, center, scale, **kwargs)
-        self.gate_initializer = keras.initializers.get(gate_initializer)
+        self.gate_initializer = initializer("gate_initializer", gate_initializer)
         self.gate_regularizer = keras.regularizers.get(gate_regularizer)
         self.gate = None
 

@@ -212,7 +212,8 @@ class NormalizedLSTM(_NormalizedGates, layers.LSTM):
         **kwargs,
     ):
         super().__init__(units, *args, **kwargs)
-        if not hasattr(max_steps, "__index__") or max_steps < 1:
+        is_int = hasattr(max_steps, "__index__") and not isinstance(max_steps, bool)
+        if not is_int or max_steps < 1:
             raise ValueError(f"`max_steps` must be a positive int. Received: max_steps={max_steps}")
         self.max_steps = max_steps
         self.gamma_initializer = keras.initializers.get(gamma_initializer)

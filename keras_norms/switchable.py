@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_norms.base import MovingNormalization, register
+from keras_norms.base import MovingNormalization, initializer, register
 from keras_norms.group import check_groups, resolve_groups
 from keras_norms.moments import pool, pool_groups
 
@@ -70,7 +70,7 @@ class SwitchableNormalization(MovingNormalization):
             )
         self.statistics = tuple(statistics)
         self.groups = check_groups(groups)
-        self.logits_initializer = keras.initializers.get(logits_initializer)
+        self.logits_initializer = initializer("logits_initializer", logits_initializer)
         self.logits_regularizer = keras.regularizers.get(logits_regularizer)
         self.mean_logits = self.variance_logits = None
 

@@ -98,7 +98,8 @@ class WeightNormalization(layers.Wrapper):
         self.synchronized = synchronized
         self.ghost_batch_size = ghost_batch_size
         known = {name for part in _parts(layer).values() for name in _kind(part).kernels}
-        if kernels is not None and (not kernels or not set(kernels) <= known):
+        listed = isinstance(kernels, (tuple, list, set)) and len(kernels) > 0
+        if kernels is not None and not (listed and all(k in sorted(known) for k in kernels)):
             raise ValueError(
                 f"`kernels` lists which kernels to normalize, among {sorted(known)} for a "
                 f"{type(layer).__name__} layer. Received: kernels={kernels!r}"

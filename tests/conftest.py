@@ -32,6 +32,13 @@ def pytest_configure(config):
     config.addinivalue_line("markers", "requires_trainable_backend: a mark of Keras's own tests")
 
 
+def pytest_terminal_summary(terminalreporter):
+    """Tells how much the tests have tried that count what they try."""
+    for report in terminalreporter.getreports("passed"):
+        for name, value in report.user_properties:
+            terminalreporter.write_line(f"{report.nodeid}: {name}: {value}")
+
+
 @pytest.fixture
 def run_tests():
     """Runs tests in a process of its own, where TensorFlow or another backend starts afresh."""

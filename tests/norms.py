@@ -149,6 +149,7 @@ def randomize(layer, rng):
         "gate": lambda shape: rng.uniform(0.1, 0.9, shape),
         "mean_logits": lambda shape: rng.normal(0, 1, shape),
         "variance_logits": lambda shape: rng.normal(0, 1, shape),
+        "moving_steps": lambda shape: rng.integers(layer.max_steps + 1),
     }
     for variable in layer.weights:
         variable.assign(draw[variable.name](tuple(variable.shape)))

@@ -11,7 +11,7 @@ from keras import ops
 import keras_norms
 
 
-def expected(layer, x, mask=None, training=False, weights=None):
+def expected(layer, x, mask=None, training=False, weights=None, target=None):
     """What `layer` should do, from its constructor arguments and its weights.
 
     Args:
@@ -20,6 +20,7 @@ def expected(layer, x, mask=None, training=False, weights=None):
         mask: None, or an array that covers leading axes of `x`.
         training: whether to use batch statistics.
         weights: `{name: array}`, by default the layer's.
+        target: array, to which the statistics of `x` are applied; by default `x`.
 
     Returns:
         `(y, moving)`: output, and `{name: array}` with the moving statistics after the call.
@@ -27,8 +28,9 @@ def expected(layer, x, mask=None, training=False, weights=None):
     """
     if weights is None:
         weights = {v.name: np.asarray(ops.convert_to_numpy(v), "float64") for v in layer.weights}
-    x = np.asarray(x, "float64")
-    x, restore = _flatten(x, layer.axis, layer.batch_axis)
+    target = np.asarray(x if target is None else target, "float64")
+    target, _ = _flatten(target, layer.axis, layer.batch_axis)
+    x, restore = _flatten(np.asarray(x, "float64"), layer.axis, layer.batch_axis)
     if mask is None:
         valid = np.ones(x.shape, bool)
     else:
@@ -51,13 +53,13 @@ def expected(layer, x, mask=None, training=False, weights=None):
 
     def standardized(statistics):
         mean, variance = statistics
-        return (x - mean) / np.sqrt(variance + layer.epsilon)
+        return (target - mean) / np.sqrt(variance + layer.epsilon)
 
     kind = type(layer)
     if kind is keras_norms.BatchNormalization:
         y = standardized(batch)
     elif kind is keras_norms.MeanOnlyBatchNormalization:
-        y = x - batch[0]
+        y = target - batch[0]
     elif kind is keras_norms.InstanceNormalization:
         y = standardized(moments(x, valid, 1))
     elif kind is keras_norms.GroupNormalization:

@@ -185,7 +185,7 @@ def wait_until_stopped(process, seconds=300):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("arguments", [("--log-every", "3"), ()], ids=["3", "epoch"])
-def test_killed_ten_times_anywhere(uninterrupted, tmp_path, arguments):
+def test_killed_ten_times_anywhere(uninterrupted, tmp_path, arguments, record_property):
     draw = random.Random(len(arguments))
     kills = {"step": 0, "write": 0}
     for attempt in itertools.count():
@@ -207,8 +207,8 @@ def test_killed_ten_times_anywhere(uninterrupted, tmp_path, arguments):
         assert_same_run(folder, uninterrupted(*arguments))
         if sum(kills.values()) == 10:
             break
-    print(f"killed while it trained {kills['step']} times, while it saved {kills['write']} times")
     assert all(kills.values())
+    record_property("kills", ", ".join(f"{n} in a {kind}" for kind, n in kills.items()))
 
 
 @pytest.mark.slow

@@ -152,6 +152,8 @@ def pool_slices(moments, axis, size, axes):
         each of its entries.
     """
     length = ops.shape(moments.mean)[axis]
+    if isinstance(length, int):
+        size = max(1, min(size, length))
     missing = -length % size
     slices = -(-length // size)
     before = (slice(None),) * axis

@@ -153,9 +153,8 @@ class _Configured:
                     f"Leave it out. Received: {name}={getattr(self, name)}"
                 )
         context = replica_context() if self.global_clipnorm else None
-        if self.skip_nonfinite or context is not None:
-            # As tensors: an embedding has indexed slices.
-            grads = [g if g is None else ops.convert_to_tensor(g) for g in grads]
+        if self.skip_nonfinite or self.global_clipnorm:
+            grads = _dense(grads)
         if context is not None:
             # Before Keras clips it: what it clips does not depend on the number of replicas.
             reduced = iter(context.all_reduce("MEAN", [g for g in grads if g is not None]))
@@ -211,11 +210,11 @@ class _Configured:
 
 @register
 class LossScaleOptimizer(keras.optimizers.LossScaleOptimizer):
-    """Keras's optimizer for mixed_float16, on replicas too.
+    """Keras's optimizer for mixed_float16, which skips a step wherever a gradient overflows.
 
-    Keras's own looks at the gradients of the first replica only, before they are added up: an
-    overflow on another one ends in the weights of all. This one looks at all of them, so the step
-    is skipped and the scale halved wherever the overflow is.
+    Keras's own misses two kinds of overflow, and the weights end as infinities: on TensorFlow, in
+    the embedding of a token that occurs more than once in a batch, and on any replica of
+    `tf.distribute` but the first. What `compile` makes of an optimizer by itself is Keras's own.
 
     Args:
         *args: arguments of `keras.optimizers.LossScaleOptimizer`.
@@ -223,7 +222,24 @@ class LossScaleOptimizer(keras.optimizers.LossScaleOptimizer):
     """
 
     def check_finite(self, grads):
-        return _on_all_replicas(super().check_finite(grads))
+        return _on_all_replicas(super().check_finite(_dense(grads)))
+
+
+def _dense(grads):
+    """Gradients as tensors. On TensorFlow an embedding has slices, several of some indices.
+
+    Keras's `isfinite` sees the last slice of an index only.
+    """
+    if keras.config.backend() != "tensorflow":
+        return [g if g is None else ops.convert_to_tensor(g) for g in grads]
+    import tensorflow as tf
+
+    return [
+        tf.math.unsorted_segment_sum(g.values, g.indices, g.dense_shape[0])
+        if isinstance(g, tf.IndexedSlices)
+        else g
+        for g in grads
+    ]
 
 
 def _on_all_replicas(condition):

@@ -314,22 +314,31 @@ class TestOptimizers:
         total = np.sqrt(moved[0] if clip == "clipnorm" else sum(moved))
         np.testing.assert_allclose(total, limit, rtol=1e-4)
 
-    def test_a_configured_optimizer_clips_the_whole(self):
-        """... and for replicas of any samples."""
-        rng = np.random.default_rng(0)
-        x = rng.normal(0, 1, (4, 3)).astype("float32") * np.float32([[1], [1], [9], [9]])
+    @pytest.mark.parametrize("tokens", [False, True])
+    def test_a_configured_optimizer_clips_the_whole(self, tokens):
+        """... and for replicas of any samples. A token may occur more than once."""
+
+        def embedded():
+            inputs = keras.Input((3,), dtype="int32")
+            return keras.Model(inputs, layers.Dense(1)(layers.Embedding(4, 2)(inputs)))
 
         def optimizer(model, limit):
             return keras_norms.configure_optimizer(SGD(1.0, global_clipnorm=limit), model)
 
-        self.clipped(x, np.ones((4, 1), "float32"), optimizer, 1e-2)
+        rng = np.random.default_rng(0)
+        x = rng.normal(0, 1, (4, 3)).astype("float32") * np.float32([[1], [1], [9], [9]])
+        x = np.array([[0, 0, 0], [0, 1, 1], [1, 2, 3], [3, 3, 3]]) if tokens else x
+        y = np.ones((4, 3, 1) if tokens else (4, 1), "float32")
+        start, end = self.clipped(x, y, optimizer, 1e-2, embedded if tokens else self.line)
+        moved = sum(np.sum((a - b) ** 2) for a, b in zip(start, end, strict=True))
+        np.testing.assert_allclose(np.sqrt(moved), 1e-2, rtol=1e-4)
 
-    def clipped(self, x, y, optimizer, limit):
+    def clipped(self, x, y, optimizer, limit, make=None):
         """Weights before and after a step, which is the same on one device and on replicas."""
         weights = {}
         for replicas in (1, REPLICAS):
             with scope(replicas):
-                model = self.line()
+                model = (make or self.line)()
                 chosen = optimizer(model, limit / replicas)
                 model.compile(chosen, "mse", jit_compile=False)
             before = model.get_weights()

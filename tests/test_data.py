@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 from tfds_sets import store
 
-from zoo import data, sources
+from zoo import data, sources, synthetic
 from zoo.images import _IMAGENET
 
 tfds = pytest.importorskip("tensorflow_datasets")
@@ -308,9 +308,119 @@ def test_images_of_different_sizes_get_one(tmp_path):
     assert images.example_shape == (224, 224, 3)
 
 
+# What is made here.
+
+
+def stored(part):
+    """All that a set stores, `(examples, labels)`, as nested arrays."""
+    return next(part.batch(len(part)).as_numpy_iterator())
+
+
+@pytest.mark.parametrize("name", ["points", "styled_digits", "contrast_digits"])
+def test_sets_that_are_made_are_the_same_each_time(name):
+    one, again = data.load(name), data.load(name)
+    for part in ("train", "test"):
+        before, now, later = (stored(getattr(set, part)) for set in (one, one, again))
+        tf.nest.map_structure(np.testing.assert_array_equal, before, now)
+        tf.nest.map_structure(np.testing.assert_array_equal, before, later)
+    few = stored(data.load(name, train_examples=9).train)
+    tf.nest.map_structure(
+        lambda all, first: np.testing.assert_array_equal(all[:9], first), stored(one.train), few
+    )
+
+
+def test_points():
+    points = data.load("points")
+    assert str(points) == "1,000 training and 1,000 test vectors of 10 numbers, 2 classes"
+    assert points.vectors and points.example_shape == (10,)
+    (train, _), (test, _) = parts = stored(points.train), stored(points.test)
+    for x, y in parts:
+        assert x.min() >= 0 and x.max() < 1
+        np.testing.assert_allclose(x.mean(0), 0.5, atol=0.05)
+        np.testing.assert_array_equal(y, [sum(map(float, point)) > 5 for point in x])
+    assert not {x.tobytes() for x in train} & {x.tobytes() for x in test}
+    x, _ = next(points.train_batches(1000, seed=0).as_numpy_iterator())
+    np.testing.assert_array_equal(np.sort(x, axis=0), np.sort(train, axis=0))
+
+
+def decoded(source, part, count):
+    """The first images and labels, as they are before anything is standardized."""
+    pairs = [(source.decode(image).numpy(), int(label)) for image, label in part.take(count)]
+    images, labels = zip(*pairs, strict=True)
+    return np.stack(images), np.array(labels)
+
+
+@pytest.mark.parametrize("name", ["digits", "tiny/plain"])
+def test_a_style_is_the_mean_and_the_variance_of_a_channel(prepared, name):
+    plain = sources.find(name, prepared)
+    styled = synthetic.styled(plain)
+    (x, labels), (y, same) = (decoded(source, source.train, 40) for source in (plain, styled))
+    np.testing.assert_array_equal(labels, same)
+    assert y.shape[-1] == 3 and y.min() >= 0 and y.max() <= 1
+
+    def instance_norm(images):
+        deviation = images - images.mean((1, 2), keepdims=True, dtype="float64")
+        return deviation / deviation.std((1, 2), keepdims=True)
+
+    clear = x.std((1, 2, 3)) > 0.02  # the others are black, or nearly
+    expected = np.broadcast_to(instance_norm(x[clear]), y[clear].shape)
+    np.testing.assert_allclose(instance_norm(y[clear]), expected, atol=1e-3)
+    assert styled.num_classes == plain.num_classes
+
+
+def test_styles_tell_nothing_about_the_label():
+    digits = data.load("styled_digits")
+    (_, train), labels = stored(digits.train)
+    (_, test), _ = stored(digits.test)
+    values = np.column_stack([np.log(train["contrast"]), train["paper"], train["ink"]])
+    spread = values.std(0)
+    for label in range(10):
+        of_label = values[labels == label].mean(0)
+        assert (np.abs(of_label - values.mean(0)) < 4 * spread / np.sqrt(130)).all()
+    assert np.exp(values[:, 0]).min() < 0.11 and np.exp(values[:, 0]).max() > 0.95
+    assert not set(train["contrast"]) & set(test["contrast"])
+
+
+@pytest.mark.parametrize("name", ["digits", "tiny/plain"])
+def test_the_contrast_is_the_label(prepared, name):
+    plain = sources.find(name, prepared)
+    contrast = synthetic.contrast(plain)
+    (x, _), (y, levels) = (decoded(source, source.train, 40) for source in (plain, contrast))
+    assert contrast.num_classes == 4 and set(levels) == {0, 1, 2, 3}
+    expected = np.geomspace(0.1, 1, 4)[levels]
+    np.testing.assert_allclose(y.std((1, 2, 3)), expected * x.std((1, 2, 3)), rtol=1e-4, atol=1e-6)
+
+
+def test_the_contrast_is_a_factor_of_what_a_model_sees():
+    """So that nothing but statistics of more than one image tells it."""
+    images = data.load("contrast_digits")
+    for (stored, _), _ in images.train.take(3):
+        prepare = lambda level, seed=None: images.prepare((stored, level), seed)  # noqa: B023, E731
+        for seed in (None, tf.constant([0, 1])):
+            low, high = (prepare(level, seed).numpy() for level in (0, 3))
+            np.testing.assert_allclose(10 * low, high, rtol=1e-4, atol=1e-5)
+
+
+def test_the_digit_tells_nothing_about_the_contrast():
+    (_, digits), (_, levels) = (
+        stored(data.load(name).train) for name in ("digits", "contrast_digits")
+    )
+    counts = np.zeros((10, 4))
+    np.add.at(counts, (digits, levels), 1)
+    expected = np.outer(counts.sum(1), counts.sum(0)) / len(digits)
+    assert ((counts - expected) ** 2 / expected).sum() < 50, "chi-square of 27 degrees, p = 0.005"
+    np.testing.assert_allclose(counts.sum(0) / len(digits), 0.25, atol=0.03)
+
+
 def test_errors_say_what_to_do(prepared, tmp_path):
     with pytest.raises(ValueError, match="Unknown dataset 'no_such'.*TensorFlow Datasets.*path"):
         data.load("no_such", prepared)
+    for name in ("digits", "styled_digits", "contrast_cifar10", "points"):
+        with pytest.raises(ValueError, match=f"Unknown dataset 'no_such'. Give .*'{name}'"):
+            data.load("no_such", prepared)
+    for option in ("image_size", "sequence_length", "vocabulary_size"):
+        with pytest.raises(ValueError, match=f"{option} has no effect on dataset='points'"):
+            data.load("points", **{option: 10})
     with pytest.raises(ValueError, match="'numbers/plain' holds no images or texts"):
         data.load("numbers/plain", prepared)
     for option in ("sequence_length", "vocabulary_size"):

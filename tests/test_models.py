@@ -11,6 +11,7 @@ NOWHERE = tf.data.Dataset.range(0)
 IMAGES = data.LabelledSet(NOWHERE, NOWHERE, 3, (8, 8, 1), None, 0)
 ROWS = data.LabelledSet(NOWHERE, NOWHERE, 3, (8, 8), None, 0)
 TEXTS = data.LabelledSet(NOWHERE, NOWHERE, 3, (8,), None, 0, ["", "[UNK]", "a", "b"])
+VECTORS = data.LabelledSet(NOWHERE, NOWHERE, 2, (8,), None, 0)
 VERSE = data.LabelledSet(NOWHERE, NOWHERE, 4, (8,), None, 0, ["", "a", "b", "c"], causal=True)
 
 
@@ -23,6 +24,16 @@ def build(examples, **options):
 def test_models_of_images(name):
     assert not models.entries()[name].sequences
     assert build(IMAGES, model=name).output_shape == (None, 3)
+
+
+@pytest.mark.parametrize("name", models.entries())
+def test_vectors_are_for_models_of_vectors(name):
+    if name == "mlp":
+        assert build(VECTORS, model=name).output_shape == (None, 2)
+        return
+    message = f"'points' holds vectors, which take the model mlp. Received: model='{name}'"
+    with pytest.raises(ValueError, match=message):
+        build(VECTORS, model=name, dataset="points")
 
 
 @pytest.mark.parametrize("name", ["lstm", "transformer"])

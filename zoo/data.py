@@ -19,7 +19,7 @@ class LabelledSet:
         test: the same for the test examples.
         num_classes: int.
         example_shape: shape of the prepared examples: `(side, side, channels)` of images,
-            `(steps, features)` of the rows of images, `(steps,)` of text.
+            `(steps, features)` of the rows of images, `(steps,)` of text, `(features,)` of vectors.
         prepare: function `(stored example, seed)` -> prepared example; augmented as that seed
             says, or not at all where it is None.
         shuffle_buffer: int, number of examples among which the next one is drawn.
@@ -41,9 +41,15 @@ class LabelledSet:
         counts = f"{len(self.train):,} training and {len(self.test):,} test"
         size = " x ".join(map(str, self.example_shape))
         if self.vocabulary is None:
-            return f"{counts} images of {size}, {self.num_classes} classes"
+            of = f"vectors of {size} numbers" if self.vectors else f"images of {size}"
+            return f"{counts} {of}, {self.num_classes} classes"
         of = "windows of text" if self.causal else f"texts, {self.num_classes} classes"
         return f"{counts} {of}, {size} tokens each, vocabulary of {len(self.vocabulary):,}"
+
+    @property
+    def vectors(self):
+        """Whether the examples are vectors, of numbers that have no order."""
+        return self.vocabulary is None and len(self.example_shape) == 1
 
     def steps_per_epoch(self, global_batch):
         """Number of full training batches in an epoch.
@@ -135,10 +141,13 @@ def load(
     """Loads a set of labelled examples.
 
     Images are scaled to [0, 1] and standardized by channel: with the set's own constants for
-    digits, mnist, fashion_mnist, cifar10 and cifar100, ImageNet's for other colour images, and to
-    [-1, 1] for other grey ones. Training images up to a side of 64 are shifted by up to an eighth
-    of it and mirrored, larger ones are random resized crops and mirrored; digits of any kind
-    are not mirrored. Test images are central squares. As sequences they are read row by row.
+    digits, mnist, fashion_mnist, cifar10 and cifar100, about 1/2 by 1/4 for those whose style is
+    made here, ImageNet's for other colour images, and to [-1, 1] for other grey ones. Training
+    images up to a side of 64 are shifted by up to an eighth of it and mirrored, larger ones are
+    random resized crops and mirrored; digits of any kind are not mirrored. Test images are central
+    squares. As sequences they are read row by row.
+
+    Vectors are left as they are, neither standardized nor augmented.
 
     Texts with class labels become the ids of their words, the `vocabulary_size` most frequent ones
     of the training texts in use. The end of a longer text is kept; shorter ones are padded with 0.
@@ -147,17 +156,18 @@ def load(
     labels are the characters that follow.
 
     Args:
-        name: "digits" (scikit-learn's, no network needed), the name of a set of TensorFlow
-            Datasets with images or texts and class labels, or with plain text, or the path of a
-            folder with the subfolders "train" and "test" (or "validation", "val"), which hold a
-            folder of images for every class.
+        name: "digits" (scikit-learn's), "styled_digits", "contrast_digits", "points" (none of
+            which needs a network), "styled_cifar10", "contrast_cifar10" (see `zoo.synthetic`), the
+            name of a set of TensorFlow Datasets with images or texts and class labels, or with
+            plain text, or the path of a folder with the subfolders "train" and "test" (or
+            "validation", "val"), which hold a folder of images for every class.
         data_dir: directory of TensorFlow Datasets, where sets are looked for before anything is
             downloaded to it; TFDS's own by default.
         image_size: int, the side to which images are brought; by default theirs, or 224 if they
             differ or are not square.
         train_examples: int, use the first so many images, texts or windows; None for all.
         test_examples: int, likewise.
-        sequences: whether the examples are for a model of sequences. Text always is.
+        sequences: whether images are for a model of sequences. Text always is, vectors never.
         sequence_length: int, words of a text (200 by default) or characters of a window (128).
         vocabulary_size: int, number of ids, with those of padding and of unknown words; 10,000 by
             default.
@@ -171,10 +181,11 @@ def load(
             `sequences` is False; for an option that has no effect on it.
     """
     source = sources.find(name, data_dir)
-    if source.kind != "images" and not sequences:
+    if source.kind in ("texts", "characters") and not sequences:
         raise ValueError(f"{name!r} is text, which takes a model of sequences: lstm, transformer.")
     make, effective = {
         "images": (functools.partial(_images, name=name, rows=sequences), {"image_size"}),
+        "vectors": (_vectors, set()),
         "texts": (_texts, {"sequence_length", "vocabulary_size"}),
         "characters": (_characters, {"sequence_length"}),
     }[source.kind]
@@ -197,6 +208,17 @@ def _images(source, train_examples, test_examples, name, rows, image_size=None):
         num_classes=source.num_classes,
         example_shape=shape,
         prepare=prepare,
+        shuffle_buffer=source.shuffle_buffer,
+    )
+
+
+def _vectors(source, train_examples, test_examples):
+    return LabelledSet(
+        train=_first(source.train, train_examples, "train"),
+        test=_first(source.test, test_examples, "test"),
+        num_classes=source.num_classes,
+        example_shape=tuple(source.train.element_spec[0].shape),
+        prepare=lambda vector, seed: vector,
         shuffle_buffer=source.shuffle_buffer,
     )
 

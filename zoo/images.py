@@ -5,6 +5,7 @@ import os
 
 import tensorflow as tf
 
+_STYLED = ("styled_digits", "contrast_digits", "styled_cifar10", "contrast_cifar10")
 # Mean and standard deviation by channel, of the training images in [0, 1].
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _MEAN_STD = {
@@ -13,9 +14,14 @@ _MEAN_STD = {
     "fashion_mnist": ((0.2860,), (0.3530,)),
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
     "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
+    # Of any number of channels. Contrasts are about this mean (`zoo.synthetic`).
+    **dict.fromkeys(_STYLED, ((0.5,), (0.25,))),
 }
 # Their mirror images mean something else, or nothing.
-_NOT_MIRRORED = {"digits", "mnist", "emnist", "kmnist", "svhn_cropped", "omniglot"}
+_NOT_MIRRORED = {
+    *("digits", "styled_digits", "contrast_digits"),
+    *("mnist", "emnist", "kmnist", "svhn_cropped", "omniglot"),
+}
 # Above this side, images are cropped at random scales; up to it, at random places.
 _SMALL_SIDE = 64
 

@@ -53,6 +53,7 @@ class Entry:
         recipe: how it is trained by default.
         clipnorm: float, the norm to which the gradient of all weights is clipped, or None.
         sequences: whether it takes sequences, of vectors or tokens; or else images.
+        vectors: whether it takes single vectors too.
         options: those of `TrainOptions` that its builder knows beside norm and width.
     """
 
@@ -60,6 +61,7 @@ class Entry:
     recipe: Recipe = SGD
     clipnorm: float | None = None
     sequences: bool = False
+    vectors: bool = False
     options: tuple = ()
 
 
@@ -76,7 +78,7 @@ def entries():
         # With Adam, as in the weight norm paper.
         "convpool": Entry(functools.partial(convnet, "convpool"), ADAM),
         "conv6": Entry(functools.partial(convnet, "conv6")),
-        "mlp": Entry(mlp),
+        "mlp": Entry(mlp, vectors=True),
         "lstm": Entry(lstm, ADAM, clipnorm=1.0, sequences=True, options=recurrent),
         "transformer": Entry(transformer, ADAM, clipnorm=1.0, sequences=True, options=attentive),
     }
@@ -113,7 +115,17 @@ def resolve(options):
 
 
 def build(entry, options, examples):
-    """The model for a `zoo.data.LabelledSet`: a language model where its labels have steps."""
+    """The model for a `zoo.data.LabelledSet`: a language model where its labels have steps.
+
+    Raises:
+        ValueError: if the set holds vectors, and the model takes none.
+    """
+    if examples.vectors and not entry.vectors:
+        able = ", ".join(name for name, known in entries().items() if known.vectors)
+        raise ValueError(
+            f"{options.dataset!r} holds vectors, which take the model {able}. "
+            f"Received: model={options.model!r}"
+        )
     given = _given(options, entry.options)
     if examples.vocabulary is not None:
         given |= {"vocabulary": len(examples.vocabulary), "causal": examples.causal}

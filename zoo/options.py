@@ -25,7 +25,9 @@ class TrainOptions:
     """digits (no network needed), the name of a set of TensorFlow Datasets with images (cifar10,
     mnist, ...) or texts (imdb_reviews, ...) and class labels, or with plain text
     (tiny_shakespeare, ...), or the path of a folder with train/CLASS/IMAGE and
-    test/CLASS/IMAGE."""
+    test/CLASS/IMAGE. Made here: styled_digits, styled_cifar10 in random contrast and colours;
+    contrast_digits, contrast_cifar10, whose label is their contrast; points, vectors for mlp with
+    label 1 where their sum exceeds 5."""
     data_dir: str | None = None
     """Directory of TensorFlow Datasets, searched before anything is downloaded to it. None: its
     own, ~/tensorflow_datasets."""

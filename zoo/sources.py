@@ -1,4 +1,4 @@
-"""Where examples come from: scikit-learn's digits, TensorFlow Datasets, folders of images."""
+"""Where examples come from: sets made here, TensorFlow Datasets, folders of images."""
 
 import concurrent.futures
 import contextlib
@@ -11,6 +11,8 @@ from collections.abc import Callable
 from typing import Literal
 
 import tensorflow as tf
+
+from zoo import synthetic
 
 # Sets up to this size are read once before training, so that what is broken in them is known.
 _CHECKED_BYTES = 2**30
@@ -26,17 +28,18 @@ class Source:
     """Examples as they are stored; `find` makes one.
 
     Attributes:
-        kind: "images" or "texts", both with class labels, or "characters", which is plain text.
-        train: `tf.data.Dataset` of `(stored image or text, label)` in a fixed order, or of texts
-            alone.
+        kind: "images", "vectors" or "texts", all with class labels, or "characters", which is plain
+            text.
+        train: `tf.data.Dataset` of `(stored image, vector or text, label)` in a fixed order, or of
+            texts alone.
         test: the same for the test examples.
         num_classes: int, or None for plain text.
         image_shape: `(height, width, channels)`, some of them None where images differ in size.
         decode: function from a stored image to float32 in [0, 1].
-        shuffle_buffer: int, number of stored images among which the next one is drawn.
+        shuffle_buffer: int, number of stored images or vectors among which the next one is drawn.
     """
 
-    kind: Literal["images", "texts", "characters"]
+    kind: Literal["images", "vectors", "texts", "characters"]
     train: tf.data.Dataset
     test: tf.data.Dataset
     num_classes: int | None = None
@@ -47,8 +50,8 @@ class Source:
 
 def find(name, data_dir):
     """The `Source` of that name; see `zoo.data.load`."""
-    if name == "digits":
-        return _digits()
+    if name in _MADE:
+        return _MADE[name](data_dir)
     import tensorflow_datasets as tfds
 
     if os.path.isdir(os.path.join(name, "train")):
@@ -62,8 +65,9 @@ def find(name, data_dir):
         if parsed and os.path.isdir(os.path.expanduser(stored)):
             raise _unreadable(name, stored, error) from error
         raise ValueError(
-            f"Unknown dataset {name!r}. Give 'digits', the name of a set of images or text of "
-            "TensorFlow Datasets, or the path of a folder with the subfolders train and test."
+            f"Unknown dataset {name!r}. Give {', '.join(map(repr, _MADE))}, the name of a set "
+            "of images or text of TensorFlow Datasets, or the path of a folder with the subfolders "
+            "train and test."
         ) from error
     if not builder.is_prepared():
         _download(name, builder)
@@ -97,16 +101,29 @@ def _digits():
     images = images.reshape(-1, 8, 8, 1).astype("uint8")
     parts = train_test_split(images, labels, test_size=360, stratify=labels, random_state=0)
     train_images, test_images, train_labels, test_labels = parts
-    from_arrays = tf.data.Dataset.from_tensor_slices
-    return Source(
-        kind="images",
-        train=from_arrays((train_images, train_labels)),
-        test=from_arrays((test_images, test_labels)),
-        num_classes=10,
+    train, test = (train_images, train_labels), (test_images, test_labels)
+    return dataclasses.replace(
+        _from_arrays("images", train, test, num_classes=10),
         image_shape=(8, 8, 1),
         decode=lambda stored: tf.cast(stored, tf.float32) / 16,
-        shuffle_buffer=len(train_labels),
     )
+
+
+def _from_arrays(kind, train, test, num_classes):
+    """A source of examples in memory, made from `(examples, labels)` for training and test."""
+    train, test = map(tf.data.Dataset.from_tensor_slices, (train, test))
+    return Source(kind, train, test, num_classes, shuffle_buffer=len(train))
+
+
+# The source of each set that is made here, as a function of data_dir.
+_MADE = {
+    "digits": lambda data_dir: _digits(),
+    "styled_digits": lambda data_dir: synthetic.styled(_digits()),
+    "contrast_digits": lambda data_dir: synthetic.contrast(_digits()),
+    "styled_cifar10": lambda data_dir: synthetic.styled(find("cifar10", data_dir)),
+    "contrast_cifar10": lambda data_dir: synthetic.contrast(find("cifar10", data_dir)),
+    "points": lambda data_dir: _from_arrays("vectors", *synthetic.points(), num_classes=2),
+}
 
 
 # Folders of images.

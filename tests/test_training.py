@@ -10,7 +10,7 @@ from train_script import record, run_script, script
 
 import keras_norms
 from keras_norms import analysis
-from zoo import data, run_folder, training
+from zoo import data, models, run_folder, training
 from zoo.resnet import CIFAR, IMAGENET
 
 EPOCHS, TRAIN, BATCH, REPLICAS = 2, 300, 16, 2
@@ -162,6 +162,8 @@ def test_a_bad_norm_is_one_line():
         (["--replicas", 99], "99 replicas"),
         (["--norm", "bn", "--control-multiplier", 2], "control_multiplier has no effect"),
         (["--norm", "bin", "--decay-controls", "True"], "decay_controls has no effect"),
+        (["--norm", "bn", "--data-init", "False"], "data_init has no effect on norm='bn'"),
+        (["--dataset", "points"], "'points' holds vectors, which take the model mlp"),
         (["--log-every", -1], "log_every must be positive"),
     ],
 )
@@ -241,6 +243,29 @@ def test_weight_norm_starts_from_the_data(small, tmp_path):
     outputs = stem(batch, training=True).numpy()
     np.testing.assert_allclose(outputs.std((0, 1, 2)), 1, atol=1e-3)
     np.testing.assert_allclose(outputs.mean((0, 1, 2)), 0, atol=1e-3)
+
+
+@pytest.mark.parametrize("data_init", [True, False])
+def test_weight_norm_starts_from_the_data_if_asked(small, tmp_path, data_init):
+    options = dataclasses.replace(small, norm="wn", learning_rate=1e-12, l2=0.0)
+    training.train(dataclasses.replace(options, data_init=data_init))
+    trained = load(tmp_path / "run" / "model.keras")
+    keras.utils.set_random_seed(options.seed)
+    entry, _, options = models.resolve(options)
+    initial = models.build(entry, options, data.load("digits"))
+    for before, after in zip(initial.trainable_weights, trained.trainable_weights, strict=True):
+        assert before.path == after.path
+        # The directions are the seed's in any case, the gains are the data's or the directions'.
+        if not data_init or before.name == "kernel":
+            np.testing.assert_allclose(before.numpy(), after.numpy(), atol=1e-6)
+        if data_init and before.name == "gain":
+            assert not np.allclose(before.numpy(), after.numpy(), rtol=1e-2)
+
+
+def test_points_are_learned(small):
+    options = dataclasses.replace(small, model="mlp", norm="bn", width=1.0, dataset="points")
+    options = dataclasses.replace(options, train_examples=None, test_examples=None, epochs=5)
+    assert training.train(options)["results"]["accuracy"] > 0.9
 
 
 @pytest.mark.slow

@@ -75,6 +75,8 @@ class TrainOptions:
     """Factor of the rate of switches and gates. None: 10 for bin, 1 for sn."""
     decay_controls: bool | None = None
     """Whether `l2` includes the logits of switches. None: yes. Gates are never decayed."""
+    data_init: bool | None = None
+    """Whether weight norm is initialized from the first batch. None: yes."""
     replicas: int | None = None
     """GPUs to use, or logical CPU devices where there is no GPU. None: all GPUs, or one CPU."""
     precision: Literal["float32", "mixed_float16", "mixed_bfloat16"] = "float32"

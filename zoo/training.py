@@ -80,11 +80,13 @@ def _train(options, entry, recipe, strategy, run):
         stack.callback(keras.config.set_dtype_policy, keras.config.dtype_policy())
         keras.config.set_dtype_policy(options.precision)
         model = models.build(entry, options, examples)
+        _check_effects(options, model)
         schedule = _schedule(options, rate, steps)
         # The optimizer clips the mean of the replicas, and adds up what is left.
         clipnorm = entry.clipnorm and entry.clipnorm / replicas
         _compile(model, _optimizer(options, model, schedule, clipnorm))
-        if _has_layer(model, keras_norms.WeightNormalization):
+        weight_norm = _has_layer(model, keras_norms.WeightNormalization)
+        if weight_norm and options.data_init is not False:
             batch, _ = next(iter(examples.train_batches(global_batch, options.seed)))
             keras_norms.data_dependent_init(model, batch)
     scaling = f" = {recipe.learning_rate:g} * {global_batch} / {recipe.reference_batch}"
@@ -202,12 +204,22 @@ def _schedule(options, rate, steps):
     return schedules.PiecewiseConstantDecay(boundaries, rates)
 
 
-def _optimizer(options, model, schedule, clipnorm):
+def _check_effects(options, model):
+    """Raises a ValueError for an option that has no effect on the norms of the model."""
     gates = _has_layer(model, keras_norms.BatchInstanceNormalization)
     switches = _has_layer(model, keras_norms.SwitchableNormalization)
-    for name, applies in (("control_multiplier", gates or switches), ("decay_controls", switches)):
+    effects = {
+        "control_multiplier": gates or switches,
+        "decay_controls": switches,
+        "data_init": _has_layer(model, keras_norms.WeightNormalization),
+    }
+    for name, applies in effects.items():
         if getattr(options, name) is not None and not applies:
             raise ValueError(f"{name} has no effect on norm={options.norm!r}.")
+
+
+def _optimizer(options, model, schedule, clipnorm):
+    gates = _has_layer(model, keras_norms.BatchInstanceNormalization)
     if options.optimizer == "sgd":
         optimizer = keras.optimizers.SGD(schedule, options.momentum, global_clipnorm=clipnorm)
     else:

@@ -1,0 +1,233 @@
+"""What each norm costs in a model: parameters, time of a step, memory."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import time
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import keras_norms
+from zoo import models
+
+LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Profile:
+    """Compares norms in one model, on data made up.
+
+    A training step is forward, backward and the update by the model's optimizer, in a graph
+    without XLA. All norms are timed in turn within each round, so that a noisy machine disturbs
+    all alike.
+
+    Attributes:
+        model: a name of `zoo.models.entries()`, of a model that takes numbers.
+        norms: what `keras_norms.get` understands; the first one is what the others are compared
+            with.
+        input_shape: shape of a sample.
+        num_classes: number of logits.
+        width: factor of the number of channels.
+        batch_size: samples of a batch.
+        rounds: how many times every norm is timed.
+        memory: whether to measure memory, in a process for each norm.
+    """
+
+    model: str = "resnet20"
+    norms: tuple[str, ...] = ("none", "bn", "ln", "gn", "in", "bin", "sn", "wn", "wn_mobn")
+    input_shape: tuple[int, ...] = (32, 32, 3)
+    num_classes: int = 10
+    width: float = 1.0
+    batch_size: int = 32
+    rounds: int = 20
+    memory: bool = True
+
+    def rows(self, seed, folder, data_dir):
+        """Measures every norm.
+
+        Args:
+            seed: int, of the weights and the batch.
+            folder: unused, nothing is written.
+            data_dir: unused.
+
+        Returns:
+            A list of one dict per norm: "norm", "trainable_parameters", "parameters" (with moving
+            statistics), of "training" and "inference" the median "..._ms" of a step and
+            "..._ratio", "..._ratio_low" and "..._ratio_high", median and quartiles of the ratio
+            to the first norm within a round; and "memory_mib", how far a training step on the CPU
+            raises the resident memory at its peak, None where that is not to be had (no Linux).
+        """
+        keras.utils.set_random_seed(seed)
+        built = {norm: self._build(norm) for norm in self.norms}
+        batch = self._batch(self.batch_size, seed)
+        steps = {
+            (norm, kind): step
+            for norm, model in built.items()
+            for kind, step in (
+                ("training", training_step(model, self._optimizer())),
+                ("inference", inference_step(model)),
+            )
+        }
+        seconds = time_in_turn(steps, batch, self.rounds)
+        return [
+            {
+                "norm": norm,
+                **parameters(model),
+                **self._costs(seconds, norm, "training"),
+                **self._costs(seconds, norm, "inference"),
+                "memory_mib": self._peak_of_process(norm, seed) if self.memory else None,
+            }
+            for norm, model in built.items()
+        ]
+
+    def peak(self, norm, seed):
+        """MiB by which one training step raises this process's memory; None if that is unknown."""
+        model = self._build(norm)
+        step = training_step(model, self._optimizer())
+        step(*self._batch(1, seed))  # what the runtime itself needs
+        batch = self._batch(self.batch_size, seed)
+        step = step.get_concrete_function(*batch)
+        try:
+            with open("/proc/self/clear_refs", "w") as file:
+                file.write("5")  # the high-water mark starts anew
+            before = _resident("VmRSS")
+            step(*batch)
+            return (_resident("VmHWM") - before) / 2**20
+        except OSError:
+            return None
+
+    def _build(self, norm):
+        build = models.entries()[self.model].build
+        return build(self.num_classes, norm, tuple(self.input_shape), width=self.width)
+
+    def _optimizer(self):
+        recipe = models.entries()[self.model].recipe
+        if recipe.optimizer == "sgd":
+            return keras.optimizers.SGD(recipe.learning_rate, recipe.momentum)
+        return keras.optimizers.Adam(recipe.learning_rate)
+
+    def _batch(self, size, seed):
+        rng = np.random.default_rng(seed)
+        x = rng.standard_normal((size, *self.input_shape), "float32")
+        return tf.constant(x), tf.constant(rng.integers(self.num_classes, size=size))
+
+    def _costs(self, seconds, norm, kind):
+        times = seconds[norm, kind]
+        ratios = np.percentile(times / seconds[self.norms[0], kind], [50, 25, 75])
+        names = (f"{kind}_ratio", f"{kind}_ratio_low", f"{kind}_ratio_high")
+        costs = {f"{kind}_ms": 1e3 * float(np.median(times))}
+        return costs | dict(zip(names, map(float, ratios), strict=True))
+
+    def _peak_of_process(self, norm, seed):
+        settings = json.dumps([dataclasses.asdict(self), norm, seed])
+        environment = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+            "CUDA_VISIBLE_DEVICES": "-1",
+            # The allocator returns large blocks at once: a step would otherwise hide in the
+            # memory of the one before.
+            "MALLOC_MMAP_THRESHOLD_": "100000",
+        }
+        # By its name: as a file, it would be the `profile` of the standard library to others.
+        command = [sys.executable, "-m", "laboratory.profile", settings]
+        result = subprocess.run(command, capture_output=True, text=True, env=environment)
+        if result.returncode:
+            raise RuntimeError(f"Memory of norm={norm!r}: {result.stderr[-2000:]}")
+        return json.loads(result.stdout.split()[-1])
+
+
+def training_step(model, optimizer):
+    """A compiled function `(x, y) -> loss` that trains a classifier."""
+    optimizer.build(model.trainable_variables)
+
+    @tf.function(jit_compile=False)
+    def step(x, y):
+        with tf.GradientTape() as tape:
+            loss = LOSS(y, model(x, training=True))
+        weights = [variable.value for variable in model.trainable_variables]
+        gradients = tape.gradient(loss, weights, unconnected_gradients="zero")
+        optimizer.apply(gradients, model.trainable_variables)
+        return loss
+
+    return step
+
+
+def inference_step(model):
+    """A compiled function `(x, y) -> sum of the logits`, in inference mode."""
+
+    @tf.function(jit_compile=False)
+    def step(x, y):
+        return tf.reduce_sum(model(x, training=False))
+
+    return step
+
+
+def time_in_turn(steps, batch, rounds):
+    """Seconds of every step in every round, as `{name: array of shape (rounds,)}`.
+
+    Args:
+        steps: `{name: function of the batch}`; each returns a scalar.
+        batch: tuple of tensors.
+        rounds: int.
+    """
+    with contextlib.redirect_stdout(sys.stderr):
+        print("first steps", flush=True)
+        for step in steps.values():
+            step(*batch).numpy(), step(*batch).numpy()
+        seconds = {name: [] for name in steps}
+        progress = keras.utils.Progbar(rounds, unit_name="round")
+        for _ in range(rounds):
+            for name, step in steps.items():
+                start = time.perf_counter()
+                step(*batch).numpy()  # waits for the result
+                seconds[name].append(time.perf_counter() - start)
+            progress.add(1)
+    return {name: np.array(times) for name, times in seconds.items()}
+
+
+def parameters(layer):
+    """Numbers of parameters: those that are trained, and all, moving statistics included."""
+    count = {"trainable_parameters": layer.trainable_variables, "parameters": layer.weights}
+    return {name: sum(int(np.prod(v.shape)) for v in found) for name, found in count.items()}
+
+
+def layer_parameters():
+    """Parameters of batch and layer norm, by what layer norm has a gamma and a beta for.
+
+    Five maps of 10 x 10 and a sequence of 5 vectors of 10; 2 per channel, or 2 per element.
+
+    Returns:
+        A list of dicts: "layer", "input_shape", "trainable_parameters", "parameters".
+    """
+    keras_ln = keras.layers.LayerNormalization
+    cases = (
+        ("bn", keras_norms.get("bn").normalize(), (None, 10, 10, 5)),
+        ("ln", keras_norms.get("ln").normalize(), (None, 10, 10, 5)),
+        ("keras LN (1, 2, 3)", keras_ln(axis=(1, 2, 3)), (None, 10, 10, 5)),
+        ("keras LN (last axis)", keras_ln(), (None, 10, 10, 5)),
+        ("ln", keras_norms.get("ln").normalize(batch_axis=(0, 1)), (20, 5, 10)),
+        ("keras LN (last axis)", keras_ln(), (20, 5, 10)),
+    )
+    for _, layer, shape in cases:
+        layer.build(shape)
+    return [
+        {"layer": name, "input_shape": list(shape), **parameters(layer)}
+        for name, layer, shape in cases
+    ]
+
+
+def _resident(field):
+    """Bytes of resident memory: "VmRSS" now, "VmHWM" at its peak."""
+    with open("/proc/self/status") as file:
+        line = next(line for line in file if line.startswith(field))
+    return 1024 * int(line.split()[1])
+
+
+if __name__ == "__main__":
+    settings, norm, seed = json.loads(sys.argv[1])
+    print(json.dumps(Profile(**settings).peak(norm, seed)))

@@ -159,11 +159,10 @@ def claims(preferences):
         ]
     if len(layers) < 3:
         return [f"Claims (a) to (c) need at least 3 layers with switches, not {len(layers)}."]
-    cuts = [round(i * len(layers) / 3) for i in range(4)]
-    thirds = [average(layers[cuts[i] : cuts[i + 1]])["both"] for i in range(3)]
+    by_depth = [part["both"] for part in thirds(layers)]
 
     def claim(text, statistic, advantage):
-        shares = [third.get(statistic, math.nan) for third in thirds]
+        shares = [third.get(statistic, math.nan) for third in by_depth]
         if math.isnan(sum(shares)):
             return f"{text}: cannot be judged, without finite weights of {LABELS[statistic]}."
         values = "{:.2f}, {:.2f}, {:.2f}".format(*shares)
@@ -174,8 +173,8 @@ def claims(preferences):
 
     sentences = [
         claim("(a) IN is used more in earlier layers", "instance", lambda a, b, c: a - c),
-        claim("(b) BN is used most in the middle", "batch", lambda a, b, c: _lead(b, a, c)),
-        claim("(c) LN is used most in the last layers", "layer", lambda a, b, c: _lead(c, a, b)),
+        claim("(b) BN is used most in the middle", "batch", lambda a, b, c: lead(b, a, c)),
+        claim("(c) LN is used most in the last layers", "layer", lambda a, b, c: lead(c, a, b)),
     ]
     moves = [
         abs(move)
@@ -189,6 +188,19 @@ def claims(preferences):
             "before reading anything into this."
         )
     return sentences
+
+
+def thirds(layers):
+    """Means over the first, the middle and the last third of layers.
+
+    Args:
+        layers: sequence of what `layer.importance()` gives, by depth; at least 3.
+
+    Returns:
+        A list of three `{kind: {statistic: share}}`.
+    """
+    cuts = [round(i * len(layers) / 3) for i in range(4)]
+    return [average(layers[cuts[i] : cuts[i + 1]]) for i in range(3)]
 
 
 def batch_size_claim(comparison):
@@ -232,7 +244,7 @@ def _verdict(advantage):
     return "so it is here" if advantage > 0 else "not so here"
 
 
-def _lead(share, *others):
+def lead(share, *others):
     """By how much a share leads the largest other one; negative only if it is no tie with it."""
     return share - max(others)
 

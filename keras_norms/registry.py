@@ -12,6 +12,7 @@ from keras_norms.batch import BatchNormalization
 from keras_norms.batch_instance import BatchInstanceNormalization
 from keras_norms.group import GroupNormalization
 from keras_norms.instance import InstanceNormalization
+from keras_norms.mean_only import MeanOnlyBatchNormalization
 from keras_norms.switchable import SwitchableNormalization
 from keras_norms.weight import WeightNormalization
 
@@ -27,6 +28,7 @@ _NORMS = {
     "gn": (GroupNormalization, {}, {"groups": "auto", "epsilon": 1e-5}),
     "bin": (BatchInstanceNormalization, {}, _DEFAULTS),
     "sn": (SwitchableNormalization, {}, {"groups": "auto", **_DEFAULTS}),
+    "mobn": (MeanOnlyBatchNormalization, {}, {"momentum": 0.9}),
     "wn": (
         WeightNormalization,
         {
@@ -126,8 +128,8 @@ def get(spec):
     """The norm that `spec` stands for.
 
     Args:
-        spec: None or "none"; a name, "bn", "ln", "rms", "in", "gn", "bin", "sn", "wn" or
-            "wn_mobn", with arguments in call syntax if wanted, as in `"gn(groups=16)"` or
+        spec: None or "none"; a name, "bn", "ln", "rms", "in", "gn", "bin", "sn", "mobn", "wn"
+            or "wn_mobn", with arguments in call syntax if wanted, as in `"gn(groups=16)"` or
             `"sn(statistics=('instance', 'layer'))"`; the serialized config of a layer; a layer
             class; a function without arguments that returns a layer; or what `get` returned.
 

@@ -19,7 +19,7 @@ class TrainOptions:
     """For images resnet20, 32, 44, 56, 110 (CIFAR nets), resnet18, 34, 50, 101, 152 (ImageNet
     nets), convpool, conv6 or mlp; for text, and for images row by row, lstm or transformer."""
     norm: str = "sn"
-    """none, bn, ln, rms, in, gn, bin, sn, wn or wn_mobn, with arguments if wanted, as in
+    """none, bn, ln, rms, in, gn, bin, sn, mobn, wn or wn_mobn, with arguments if wanted, as in
     "gn(groups=16)" or "bn(synchronized=True)"."""
     dataset: str = "digits"
     """digits (no network needed), the name of a set of TensorFlow Datasets with images (cifar10,
@@ -62,10 +62,11 @@ class TrainOptions:
     learning_rate: float | None = None
     """Of sgd, the rate at a global batch of 128 (ImageNet nets: 256), scaled by the global batch
     in use; of adam, the rate. The resulting rate is printed. None: 0.1 and 0.001."""
-    schedule: Literal["cosine", "step"] = "cosine"
-    """How the rate falls: along a cosine to 0, or to a tenth after 1/2 and 3/4 of the steps."""
+    schedule: Literal["cosine", "step", "constant"] = "cosine"
+    """How the rate falls: along a cosine to 0, to a tenth after 1/2 and 3/4 of the steps, or not
+    at all."""
     warmup_epochs: int = 0
-    """Epochs in which the rate first rises from 0: linearly, or in ten stairs (step)."""
+    """Epochs in which the rate first rises from 0: linearly (cosine), or in ten stairs."""
     momentum: float | None = None
     """Momentum of sgd. None: 0.9."""
     l2: float | None = None

@@ -16,6 +16,7 @@ from zoo import synthetic
 
 # Sets up to this size are read once before training, so that what is broken in them is known.
 _CHECKED_BYTES = 2**30
+_READABLE = set()  # folders that this process has read so
 # Encoded images among which the next one is drawn: most sets as a whole.
 _SHUFFLE_BYTES = 2**30
 # Of images in folders, as TensorFlow Datasets wants them.
@@ -73,9 +74,10 @@ def find(name, data_dir):
         _download(name, builder)
     try:
         source = _from_builder(name, builder)
-        if _bytes(builder.info) <= _CHECKED_BYTES:
+        if builder.data_path not in _READABLE and _bytes(builder.info) <= _CHECKED_BYTES:
             for part in (source.train, source.test):
                 part.reduce(0, lambda count, _: count + 1)
+            _READABLE.add(builder.data_path)
     except tf.errors.OpError as error:
         raise _unreadable(name, builder.data_path, error) from error
     return source

@@ -183,9 +183,9 @@ def _has_layer(model, cls):
 def _schedule(options, rate, steps):
     schedules = keras.optimizers.schedules
     total, warmup = options.epochs * steps, options.warmup_epochs * steps
-    limit = {"cosine": total, "step": total / 2}.get(options.schedule)
+    limit = {"cosine": total, "step": total / 2, "constant": total}.get(options.schedule)
     if limit is None:
-        raise ValueError(f"Unknown schedule {options.schedule!r}. Known: cosine, step")
+        raise ValueError(f"Unknown schedule {options.schedule!r}. Known: cosine, step, constant")
     if not 0 <= warmup < limit:
         raise ValueError(
             f"warmup_epochs must end before the {options.schedule} schedule falls. Received: "
@@ -195,9 +195,12 @@ def _schedule(options, rate, steps):
         return schedules.CosineDecay(rate, total)
     if options.schedule == "cosine":
         return schedules.CosineDecay(0.0, total - warmup, warmup_target=rate, warmup_steps=warmup)
+    if options.schedule == "constant" and not warmup:
+        return rate
     stairs = range(1, 10) if warmup else ()
     factors = {warmup * stair / 10: (stair + 1) / 10 for stair in stairs}
-    factors |= {total / 2: 0.1, total * 3 / 4: 0.01}
+    if options.schedule == "step":
+        factors |= {total / 2: 0.1, total * 3 / 4: 0.01}
     # Keras changes the rate after a boundary, not at it.
     boundaries = [round(step) - 1 for step in factors]
     rates = [rate * factor for factor in (0.1 if warmup else 1.0, *factors.values())]

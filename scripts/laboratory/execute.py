@@ -1,0 +1,162 @@
+"""Does the runs of a study, several at a time; what is done already is not done again."""
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import time
+import traceback
+
+import tensorflow as tf
+from tqdm import tqdm
+
+from laboratory.study import Rows
+from zoo import distribution
+from zoo.callbacks import Terminated
+
+
+def execute(runs, seeds, folder, data_dir=None, jobs=1, replicas=1):
+    """Does each run with each seed, seed by seed.
+
+    A run is done when its folder holds `rows.json`, for the same settings. One that fails stops
+    no other.
+
+    Args:
+        runs: list of `study.Run`.
+        seeds: list of int.
+        folder: `pathlib.Path`, below which each run has a folder of its own.
+        data_dir: directory of TensorFlow Datasets.
+        jobs: int, processes to share the runs and the cores of the machine.
+        replicas: int, the most replicas that a run has.
+
+    Returns:
+        `(rows, seconds, failures)`: `study.Rows`, what all runs took together, and `{folder of a
+        run: what happened}`.
+
+    Raises:
+        KeyboardInterrupt: at SIGINT and SIGTERM; what is running has been saved.
+    """
+    work = {folder / f"{run.name}-s{seed}": (run, seed) for seed in seeds for run in runs}
+    missing = [place for place, (run, _) in work.items() if _read(place, run) is None]
+    failures = _do(missing, work, data_dir, jobs, replicas) if missing else {}
+    rows, seconds = Rows(), 0.0
+    for place, (run, seed) in work.items():
+        if (record := _read(place, run)) is not None:
+            seconds += record["seconds"]
+            rows += [{"run": run.name, "seed": seed, **run.factors, **r} for r in record["rows"]]
+    return rows, seconds, failures
+
+
+def _do(places, work, data_dir, jobs, replicas):
+    """Does the runs of these folders: `{folder: what failed}`."""
+    failures = {}
+    threads = max(1, os.cpu_count() // jobs)
+    context = multiprocessing.get_context("spawn")  # TensorFlow does not survive a fork
+    with (
+        _terminated_as_interrupted(),
+        concurrent.futures.ProcessPoolExecutor(
+            jobs, context, initializer=_prepare, initargs=(threads, replicas)
+        ) as pool,
+        tqdm(total=len(work), initial=len(work) - len(places), unit="run") as bar,
+    ):
+        futures = {pool.submit(_run, *work[place], place, data_dir): place for place in places}
+        try:
+            for future in concurrent.futures.as_completed(futures):
+                place = futures[future]
+                bar.set_postfix_str(place.name)
+                try:
+                    future.result()
+                except Terminated as end:
+                    raise KeyboardInterrupt from end
+                except Exception as error:  # whatever a run may raise
+                    failures[place] = f"{type(error).__name__}: {error}"
+                    bar.write(f"{place.name} failed: {error} (see {place / 'log.txt'})")
+                bar.update()
+        except KeyboardInterrupt:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return failures
+
+
+def _prepare(threads, replicas):
+    """What a process does before its first run."""
+    tf.config.threading.set_intra_op_parallelism_threads(threads)
+    distribution.strategy(replicas)  # TensorFlow sets up its devices once
+
+
+def _run(run, seed, place, data_dir):
+    """Does one run, or goes on with it, and writes `rows.json`."""
+    settings, before = describe(run.task), _json(place / "task.json") or {}
+    if place.exists() and _work(before) != _work(settings):  # of another plan
+        shutil.rmtree(place)
+    place.mkdir(parents=True, exist_ok=True)
+    (place / "rows.json").unlink(missing_ok=True)
+    (place / "task.json").write_text(json.dumps(settings, indent=1) + "\n")
+    start = time.perf_counter()
+    with (
+        open(place / "log.txt", "a") as log,
+        contextlib.redirect_stdout(log),
+        contextlib.redirect_stderr(log),
+    ):
+        try:
+            rows = run.task.rows(seed, place, data_dir)
+        except Exception:
+            traceback.print_exc()
+            raise
+    record = {"rows": rows, "seconds": time.perf_counter() - start}
+    (place / "rows.json.new").write_text(json.dumps(record) + "\n")
+    os.replace(place / "rows.json.new", place / "rows.json")
+
+
+def _read(place, run):
+    """What a run has left, or None if it is not done, or was done with other settings."""
+    if _json(place / "task.json") != describe(run.task):
+        return None
+    return _json(place / "rows.json")
+
+
+def _json(path):
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def _work(settings):
+    """What cannot be had anew without doing it all again."""
+    return {name: value for name, value in settings.items() if name != "measures"}
+
+
+def describe(task):
+    """The settings of a task that are not its defaults, as JSON values."""
+
+    def plain(value):
+        if dataclasses.is_dataclass(value):
+            fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+            defaults = {f.name: f.default for f in dataclasses.fields(value)}
+            changed = {k: plain(v) for k, v in fields.items() if v != defaults[k]}
+            return {"task": type(value).__name__} | changed
+        if isinstance(value, dict):
+            return {str(key): plain(each) for key, each in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [plain(each) for each in value]
+        return value.__name__ if callable(value) else value
+
+    return plain(task)
+
+
+@contextlib.contextmanager
+def _terminated_as_interrupted():
+    """At SIGTERM, which a terminal does not send to all processes, tells the others too."""
+
+    def end(number, frame):
+        for child in multiprocessing.active_children():
+            child.terminate()
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

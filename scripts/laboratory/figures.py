@@ -1,0 +1,280 @@
+"""The figures of studies, as data: what to draw, and `draw(rows)`, which gives a figure."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from keras_norms.analysis import LABELS, require
+from keras_norms.figures import COLOURS
+
+# Okabe and Ito's colours, which colour-blind readers tell apart; markers as well.
+_PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
+_MARKERS = "osD^vPX*"
+# Each norm looks alike in all figures.
+_NORMS = ("bn", "gn", "ln", "sn", "in", "wn_mobn", "none", "bin", "wn", "rms")
+
+
+@dataclasses.dataclass(frozen=True)
+class Lines:
+    """A measure against a factor, a line for each value of another one; bars are the spread.
+
+    Attributes:
+        caption: str, what to see.
+        x: factor with numbers.
+        y: measure.
+        by: factor of the lines.
+        panels: factor of the panels beside each other, or None.
+        where: factors that are fixed.
+        log: the axes that are logarithmic.
+        percent: whether y is a share.
+        labels: `{factor or measure: words}`.
+        other: `{name: {x: y}}`, lines to compare with, dashed.
+    """
+
+    caption: str
+    x: str
+    y: str
+    by: str
+    panels: str | None = None
+    where: Mapping = dataclasses.field(default_factory=dict)
+    log: str = ""
+    percent: bool = False
+    labels: Mapping = dataclasses.field(default_factory=dict)
+    other: Mapping = dataclasses.field(default_factory=dict)
+
+    def draw(self, rows):
+        """The figure, or None where there is nothing to draw."""
+        rows = rows.where(**self.where)
+        parts = rows.values(self.panels) if self.panels else [None]
+        if not rows:
+            return None
+        figure, axes = panels(len(parts))
+        for part, axis in zip(parts, axes, strict=True):
+            chosen = rows.where(**{self.panels: part}) if self.panels else rows
+            for place, name in enumerate(chosen.values(self.by)):
+                points = sorted(x for x in chosen.where(**{self.by: name}).values(self.x))
+                means = [
+                    chosen.mean_and_spread(self.y, **{self.by: name, self.x: x}) for x in points
+                ]
+                found = [
+                    (x, m, s or 0) for x, (m, s) in zip(points, means, strict=True) if m is not None
+                ]
+                if found:
+                    x, y, spread = zip(*found, strict=True)
+                    axis.errorbar(x, y, spread, **style(name, place), capsize=2, lw=1.5, label=name)
+            for name, points in self.other.items():
+                axis.plot(
+                    points.keys(),
+                    points.values(),
+                    "--",
+                    lw=1,
+                    **style(name),
+                    label=f"{name}, published",
+                )
+            axis.set(xlabel=self.labels.get(self.x, self.x), title=part or "")
+            scales(axis, self.log, self.percent)
+            if "x" in self.log:
+                ticks = sorted(
+                    {x for x in chosen.values(self.x)} | {x for p in self.other.values() for x in p}
+                )
+                axis.set_xticks(ticks, [f"{x:g}" for x in ticks])
+                axis.minorticks_off()
+        axes[0].set_ylabel(self.labels.get(self.y, self.y))
+        legend(figure, axes)
+        return figure
+
+
+@dataclasses.dataclass(frozen=True)
+class Curves:
+    """How a quantity moved in training: the mean over seeds, and a band from least to greatest.
+
+    Attributes:
+        caption: str, what to see.
+        curve: function from a row to its `{x: y}`, or None.
+        by: factor of the lines.
+        panels: factor of the panels beside each other, or None.
+        where: factors that are fixed.
+        labels: of the axes, `(x, y)`.
+        log: the axes that are logarithmic.
+        percent: whether y is a share.
+    """
+
+    caption: str
+    curve: Callable
+    by: str
+    panels: str | None = None
+    where: Mapping = dataclasses.field(default_factory=dict)
+    labels: tuple[str, str] = ("epoch", "loss")
+    log: str = ""
+    percent: bool = False
+
+    def draw(self, rows):
+        """The figure, or None where there is nothing to draw."""
+        rows = rows.where(**self.where)
+        parts = rows.values(self.panels) if self.panels else [None]
+        if not rows:
+            return None
+        figure, axes = panels(len(parts))
+        for part, axis in zip(parts, axes, strict=True):
+            chosen = rows.where(**{self.panels: part}) if self.panels else rows
+            for place, name in enumerate(chosen.values(self.by)):
+                curves = [c for row in chosen.where(**{self.by: name}) if (c := self.curve(row))]
+                if not curves:
+                    continue
+                x = sorted(set.intersection(*(set(curve) for curve in curves)))
+                y = np.array([[curve[step] for step in x] for curve in curves])
+                look = style(name, place) | {"marker": ""}
+                axis.plot(x, y.mean(0), lw=1.5, label=name, **look)
+                if len(y) > 1:
+                    axis.fill_between(x, y.min(0), y.max(0), color=look["color"], alpha=0.15, lw=0)
+            axis.set(xlabel=self.labels[0], title=part or "")
+            scales(axis, self.log, self.percent)
+        axes[0].set_ylabel(self.labels[1])
+        legend(figure, axes)
+        return figure
+
+
+@dataclasses.dataclass(frozen=True)
+class Scatter:
+    """Two measures against each other, a named point for each value of a factor.
+
+    Attributes:
+        caption: str, what to see.
+        x: measure.
+        y: measure.
+        by: factor of the points.
+        panels: factor of the panels beside each other, or None.
+        where: factors that are fixed.
+        labels: `{measure: words}`.
+        percent: whether y is a share.
+    """
+
+    caption: str
+    x: str
+    y: str
+    by: str
+    panels: str | None = None
+    where: Mapping = dataclasses.field(default_factory=dict)
+    labels: Mapping = dataclasses.field(default_factory=dict)
+    percent: bool = False
+
+    def draw(self, rows):
+        """The figure, or None where there is nothing to draw."""
+        rows = rows.where(**self.where)
+        parts = rows.values(self.panels) if self.panels else [None]
+        if not rows:
+            return None
+        figure, axes = panels(len(parts), share=False)
+        for part, axis in zip(parts, axes, strict=True):
+            chosen = rows.where(**{self.panels: part}) if self.panels else rows
+            for place, name in enumerate(chosen.values(self.by)):
+                (x, dx), (y, dy) = (
+                    chosen.mean_and_spread(measure, **{self.by: name})
+                    for measure in (self.x, self.y)
+                )
+                if x is not None and y is not None:
+                    axis.errorbar(x, y, dy or 0, dx or 0, **style(name, place), capsize=2, lw=1)
+                    axis.annotate(
+                        name, (x, y), xytext=(5, 4), textcoords="offset points", fontsize=8
+                    )
+            axis.margins(x=0.15)
+            axis.set(xlabel=self.labels.get(self.x, self.x), title=part or "")
+            scales(axis, "", self.percent)
+        axes[0].set_ylabel(self.labels.get(self.y, self.y))
+        return figure
+
+
+@dataclasses.dataclass(frozen=True)
+class Shares:
+    """Stacked bars of shares, panel by panel: what is published beside what was measured.
+
+    Attributes:
+        caption: str, what to see.
+        panels: function from `Rows` to `{title: {name of a bar: {statistic: share}}}`.
+        columns: int, panels beside each other.
+    """
+
+    caption: str
+    panels: Callable
+    columns: int = 2
+
+    def draw(self, rows):
+        """The figure, or None where there is nothing to draw."""
+        parts = self.panels(rows)
+        if not parts:
+            return None
+        patches, figures = require("matplotlib.patches", "matplotlib.figure")
+        count = -(-len(parts) // self.columns)
+        figure = figures.Figure(figsize=(8.2, 0.5 + 2.0 * count), dpi=150, layout="constrained")
+        axes = figure.subplots(count, self.columns, sharey=True, squeeze=False).ravel()
+        for axis in axes[len(parts) :]:
+            axis.set_visible(False)
+        used = [s for s in LABELS if any(s in b for bars in parts.values() for b in bars.values())]
+        for axis, (title, bars) in zip(axes, parts.items(), strict=False):
+            bottom = np.zeros(len(bars))
+            for s in used:
+                shares = np.array([bar.get(s, 0.0) for bar in bars.values()])
+                axis.bar(range(len(bars)), shares, bottom=bottom, color=COLOURS[s], width=0.8)
+                for place, (share, base) in enumerate(zip(shares, bottom, strict=True)):
+                    if share >= 0.08:
+                        ink = "black" if s == "instance" else "white"
+                        text = f"{share:.2f}".removeprefix("0")
+                        where = {"ha": "center", "va": "center", "fontsize": 7, "color": ink}
+                        axis.text(place, base + share / 2, text, **where)
+                bottom += shares
+            axis.set_xticks(range(len(bars)), bars, fontsize=8)
+            axis.set_title(title, fontsize=9, loc="left")
+            axis.set(ylim=(0, 1), yticks=(0, 0.5, 1))
+            axis.tick_params(length=0, labelsize=8)
+            axis.spines[["top", "right"]].set_visible(False)
+        handles = [patches.Patch(color=COLOURS[s], label=LABELS[s]) for s in used[::-1]]
+        figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize=9)
+        return figure
+
+
+def style(name, position=0):
+    """Colour and marker of a name: a norm's own, or those of its position."""
+    base = str(name).split("(")[0].split(" ")[0].split(",")[0]
+    index = _NORMS.index(base) if base in _NORMS else position
+    return {
+        "color": _PALETTE[index % len(_PALETTE)],
+        "marker": _MARKERS[index % len(_MARKERS)],
+        "ms": 4,
+    }
+
+
+def panels(count, share=True):
+    """A figure with so many axes beside each other."""
+    (figures,) = require("matplotlib.figure")
+    size = (min(3.2 * count + 1.8, 11), 3.2 if count > 1 else 3.6)
+    figure = figures.Figure(figsize=size, dpi=150, layout="constrained")
+    axes = figure.subplots(1, count, sharey=share, squeeze=False)[0]
+    for axis in axes:
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(alpha=0.25, lw=0.5)
+        axis.tick_params(labelsize=8)
+        axis.title.set_fontsize(9)
+    return figure, axes
+
+
+def scales(axis, log, percent):
+    """Logarithmic axes, and shares in percent."""
+    if "x" in log:
+        axis.set_xscale("log", base=2)
+    if "y" in log:
+        axis.set_yscale("log")
+    if percent:
+        (ticker,) = require("matplotlib.ticker")
+        axis.yaxis.set_major_formatter(ticker.PercentFormatter(1, decimals=None))
+
+
+def legend(figure, axes):
+    """One legend for all axes, on the right."""
+    handles = {}
+    for axis in axes:
+        handles |= {label: h for h, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    if len(handles) > 1:
+        figure.legend(
+            handles.values(), handles, loc="outside right upper", frameon=False, fontsize=8
+        )

@@ -1,0 +1,176 @@
+"""The result of a study: a dict for `result.json`, and what of it is shown."""
+
+import datetime
+import json
+import os
+import platform
+import shutil
+
+import tensorflow as tf
+
+from keras_norms.figures import pixels
+from laboratory.judge import CONFIDENCE, judge
+from zoo import run_folder
+
+
+def result(name, study, scale, seeds, command, rows, seconds, failures):
+    """All that is known after the runs, as JSON values.
+
+    Claims are judged on the seeds that nothing was chosen on; what the others gave is told beside.
+    """
+    judged = [seed for seed in seeds if seed not in study.calibration]
+    calibration = [seed for seed in seeds if seed in study.calibration]
+    return {
+        "study": name,
+        "question": study.question,
+        "about": study.about,
+        "scale": scale,
+        "settings": study.scales[scale].settings,
+        "command": command,
+        "date": datetime.date.today().isoformat(),
+        "machine": f"{os.cpu_count()} x {platform.machine()}",
+        "versions": run_folder.versions(),
+        "seeds": judged,
+        "calibration_seeds": calibration,
+        "chosen_on_seeds": list(study.calibration),
+        "minutes": seconds / 60,
+        "failures": {place.name: reason for place, reason in failures.items()},
+        "claims": [_claim(claim, rows, judged, calibration) for claim in study.claims],
+        "tables": [_table(table, rows, judged or calibration) for table in study.tables],
+        "rows": list(rows),
+    }
+
+
+def _claim(claim, rows, seeds, calibration):
+    facts = ("name", "statement", "source", "measured", "threshold", "form", "remark")
+    return {
+        **{fact: getattr(claim, fact) for fact in facts},
+        **judge(claim, rows, seeds),
+        "calibration": judge(claim, rows, calibration)["effects"],
+    }
+
+
+def _table(table, rows, seeds):
+    """The cells of a `study.Table`, as text."""
+    rows = type(rows)(row for row in rows if row["seed"] in seeds).where(**table.where)
+    names = rows.values(table.rows)
+    columns = rows.values(table.columns) if table.columns else [table.measure]
+    cells = {}
+    for name in names:
+        line = []
+        for column in columns:
+            chosen = {table.rows: name} | ({table.columns: column} if table.columns else {})
+            line.append(_cell(table.form, *rows.mean_and_spread(table.measure, **chosen)))
+        cells[str(name)] = line
+    header = [table.rows, *(f"{table.columns} {c}" if table.columns else c for c in columns)]
+    return {"title": table.title, "header": header, "cells": cells}
+
+
+def _cell(form, mean, spread):
+    if mean is None:
+        return "-"
+    return form.format(mean) + (
+        f" ± {form.format(spread).lstrip('+')}" if spread is not None else ""
+    )
+
+
+def claim_rows(result):
+    """The table of claims: header and lines, as text."""
+    header = ["claim", "source", "measured", "verdict"]
+    lines = []
+    for claim in result["claims"]:
+        value = _cell(claim["form"], claim["mean"], claim["spread"])
+        measured = f"{claim['measured']}: {value}, n={len(result['seeds'])}"
+        if claim["threshold"]:
+            measured += f" (holds above {claim['form'].format(claim['threshold'])})"
+        name = f"({claim['name']}) {claim['statement']}"
+        lines.append([name, claim["source"], measured, claim["verdict"]])
+    return header, lines
+
+
+def text(result):
+    """The result for a terminal."""
+    lines = [f"{result['study']}: {result['question']}", ""]
+    for claim in result["claims"]:
+        value = _cell(claim["form"], claim["mean"], claim["spread"])
+        holds = f", holds above {claim['form'].format(claim['threshold'])}"
+        lines += [
+            f"{claim['verdict'].upper():>9}  ({claim['name']}) {claim['statement']}",
+            f"           {claim['measured']}: {value}{holds}  [{claim['source']}]",
+        ]
+        if any(value is not None for value in claim["calibration"].values()):
+            shown = ", ".join(_cell(claim["form"], v, None) for v in claim["calibration"].values())
+            lines.append(f"           on calibration seeds, not judged: {shown}")
+        if claim["remark"]:
+            lines.append(f"           {claim['remark']}")
+    for table in result["tables"]:
+        lines += ["", table["title"], *_columns(table)]
+    seeds = ", ".join(map(str, result["seeds"])) or "none"
+    lines += [
+        "",
+        f"Verdicts: where the {CONFIDENCE:.0%} confidence interval of the mean lies, of seeds "
+        f"{seeds}. ± is the standard deviation over seeds.",
+    ]
+    lines += [f"FAILED    {place}: {reason}" for place, reason in result["failures"].items()]
+    return "\n".join(lines)
+
+
+def _columns(table):
+    grid = [table["header"], *([name, *cells] for name, cells in table["cells"].items())]
+    widths = [max(len(line[i]) for line in grid) for i in range(len(grid[0]))]
+    return [
+        "  ".join(
+            cell.ljust(w) if i == 0 else cell.rjust(w)
+            for i, (cell, w) in enumerate(zip(line, widths, strict=True))
+        )
+        for line in grid
+    ]
+
+
+def markdown_table(header, lines):
+    """A table in Markdown."""
+    cells = [header, ["---"] * len(header), *lines]
+    return "\n".join(f"| {' | '.join(str(c).replace('|', '/') for c in line)} |" for line in cells)
+
+
+def write(folder, result, study, rows):
+    """Writes `result.json`, a picture of each figure, and all of it for TensorBoard.
+
+    Returns:
+        Lines that say what is where.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    pictures = {}
+    for name, figure in study.figures.items():
+        drawn = figure.draw(type(rows)(row for row in rows if row["seed"] in shown(result)))
+        if drawn is not None:
+            drawn.savefig(folder / f"{name}.png")
+            pictures[name] = drawn
+    result["figures"] = {name: study.figures[name].caption for name in pictures}
+    _replace(folder / "result.json", json.dumps(result, indent=1) + "\n")
+    shutil.rmtree(folder / "tensorboard", ignore_errors=True)
+    with tf.summary.create_file_writer(str(folder / "tensorboard")).as_default(step=0):
+        tf.summary.text("claims", markdown_table(*claim_rows(result)))
+        for table in result["tables"]:
+            lines = [[name, *cells] for name, cells in table["cells"].items()]
+            tf.summary.text(table["title"], markdown_table(table["header"], lines))
+        for name, drawn in pictures.items():
+            caption = study.figures[name].caption
+            tf.summary.image(name, pixels(drawn)[None], description=caption)
+    lines = [f"figure: {folder / name}.png: {study.figures[name].caption}" for name in pictures]
+    return [
+        *lines,
+        f"result: {folder / 'result.json'}",
+        f"tensorboard --logdir {folder / 'tensorboard'}",
+    ]
+
+
+def shown(result):
+    """The seeds that tables and figures show: those that are judged, or all if there are none."""
+    return result["seeds"] or result["calibration_seeds"]
+
+
+def _replace(path, text):
+    new = path.with_suffix(".new")
+    new.write_text(text)
+    os.replace(new, path)

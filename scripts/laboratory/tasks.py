@@ -1,0 +1,111 @@
+"""Training as the task of a run."""
+
+import dataclasses
+import json
+import statistics
+from collections.abc import Callable
+
+import keras
+
+import keras_norms
+from keras_norms import analysis
+from keras_norms.comparison import thirds
+from laboratory import noise
+from zoo import data, models
+from zoo.training import TrainOptions, train
+
+_RESULTS = (
+    *("accuracy", "cross_entropy", "bits_per_character", "parameters", "seconds"),
+    *("seconds_per_step", "steps_per_epoch", "global_batch", "scaled_learning_rate"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Train:
+    """Trains a model; its row holds what it reached, and its curves.
+
+    Attributes:
+        options: `TrainOptions`; seed and folders are the run's.
+        measures: functions `(run folder, results)` -> dict, to be added to the row.
+    """
+
+    options: TrainOptions
+    measures: tuple[Callable, ...] = ()
+
+    def rows(self, seed, folder, data_dir):
+        """See `study.Task`."""
+        run = folder / "run"
+        options = dataclasses.replace(
+            self.options, seed=seed, data_dir=data_dir, log_dir=str(run), resume=True
+        )
+        keras.utils.clear_session()
+        try:
+            results = train(options)["results"]
+        except FloatingPointError as error:
+            return [{"diverged": str(error)}]
+        row = {name: results[name] for name in _RESULTS if name in results}
+        row |= {"error": 1 - results["accuracy"], "curves": results["history"]}
+        for measure in self.measures:
+            row |= measure(run, results)
+        return [row]
+
+
+def preferences(run, results):
+    """What switches chose: shares like "both_first_instance", of the thirds and the net.
+
+    Beside them "importance" by layer, and "dynamics", the means over the net by step.
+    """
+    history = analysis.read(run).history
+    layers = results["importance"]
+    parts = dict(zip(("first", "middle", "last"), thirds(list(layers.values())), strict=True))
+    parts["net"] = analysis.average(layers.values())
+    shares = {
+        f"{kind}_{part}_{statistic}": share
+        for part, kinds in parts.items()
+        for kind, shares in kinds.items()
+        for statistic, share in shares.items()
+    }
+    dynamics = {step: analysis.average(state.values()) for step, state in history.items()}
+    return shares | {"importance": layers, "dynamics": dynamics}
+
+
+def recalibrated(run, results):
+    """The error with batch statistics pooled over training batches, not moving averages."""
+    model, options, examples = _reopened(run)
+    batches = examples.train_batches(results["global_batch"], options.seed)
+    steps = min(200, results["steps_per_epoch"])
+    keras_norms.recalibrate(model, batches, steps=steps)
+    model.compile(weighted_metrics=["sparse_categorical_accuracy"])
+    (_, accuracy) = model.evaluate(examples.test_batches(128), verbose=0)
+    return {"recalibrated_error": 1 - accuracy}
+
+
+def statistics_noise(run, results):
+    """How far the means and standard deviations of small batches are from those of all samples."""
+    model, options, examples = _reopened(run)
+    batches = examples.train_batches(64, options.seed).take(16)
+    measured = noise.batch_noise(model, batches, sizes=(2, 8, 32))
+    return {"noise": measured} | {
+        f"{kind}_noise_{size}": statistics.median(
+            row[f"{kind}_noise"] for row in measured if row["size"] == size
+        )
+        for kind in ("mean", "variance", "std")
+        for size in (2, 8, 32)
+    }
+
+
+def _reopened(run):
+    """`(model, options, examples)` of a run that is done."""
+    options = TrainOptions(**json.loads((run / "run.json").read_text())["options"])
+    entry, _, options = models.resolve(options)
+    examples = data.load(
+        options.dataset,
+        options.data_dir,
+        options.image_size,
+        options.train_examples,
+        options.test_examples,
+        entry.sequences,
+        options.sequence_length,
+        options.vocabulary_size,
+    )
+    return keras.saving.load_model(run / "model.keras", compile=False), options, examples

@@ -1,0 +1,1 @@
+"""The studies: each module holds one, as `STUDY`."""

@@ -1,0 +1,199 @@
+"""What happens when the batch size changes?"""
+
+from laboratory.figures import Lines
+from laboratory.study import Claim, Run, Scale, Study, Table, gap, subtract
+from laboratory.tasks import Train, recalibrated, statistics_noise
+from zoo.training import TrainOptions
+
+GN_PAPER = "1803.08494, ARTICLES 2 and 10"
+NORMS = ("bn", "gn", "ln", "in", "bin", "sn", "wn_mobn")
+WITH_BATCH = ("bn", "bin", "sn", "wn_mobn")
+
+
+def plan(batches, norms=NORMS, **options):
+    """Equal epochs at rates in proportion to the batch."""
+
+    def measures(norm):
+        if norm == "bn":
+            return (recalibrated, statistics_noise)
+        return (recalibrated,) if norm in WITH_BATCH else ()
+
+    return [
+        Run(
+            f"{norm}-b{batch}",
+            {"norm": norm, "batch": batch},
+            Train(TrainOptions(norm=norm, batch_size=batch, **options), measures(norm)),
+        )
+        for norm in norms
+        for batch in batches
+    ]
+
+
+def loss_of(norm, measure="error"):
+    """An effect: by how much the error grows from the largest to the smallest batch."""
+    return gap(measure, {"batch": min}, {"batch": max}, norm=norm)
+
+
+STUDY = Study(
+    question="What happens when the batch size changes?",
+    about="",
+    plan=plan,
+    scales={
+        "smoke": Scale(
+            dict(
+                batches=(16, 4),
+                norms=("bn", "gn"),
+                model="conv6",
+                dataset="digits",
+                width=0.05,
+                train_examples=64,
+                test_examples=32,
+                epochs=1,
+            ),
+            seeds=(0, 1),
+        ),
+        "cpu": Scale(
+            dict(
+                batches=(32, 8, 2),
+                model="conv6",
+                dataset="cifar10",
+                width=0.25,
+                train_examples=2000,
+                test_examples=2000,
+                epochs=4,
+            ),
+            seeds=(0, 1, 2),
+        ),
+        "full": Scale(
+            dict(batches=(32, 16, 8, 4, 2), model="resnet20", dataset="cifar10", epochs=100),
+            seeds=(0, 1, 2, 3, 4),
+        ),
+    },
+    claims=(
+        Claim(
+            "a",
+            "BN suffers at small batches",
+            GN_PAPER,
+            loss_of("bn"),
+            "error of BN, smallest less largest batch",
+            0.02,
+            "{:+.1%}",
+        ),
+        Claim(
+            "b",
+            "The error of GN does not depend on the batch size",
+            GN_PAPER,
+            lambda rows: subtract(0.02, _size(loss_of("gn")(rows))),
+            "2 % less the change of GN's error from the largest to the smallest batch",
+            0.0,
+            "{:+.1%}",
+        ),
+        Claim(
+            "c",
+            "GN beats BN at small batches",
+            GN_PAPER,
+            gap("error", {"norm": "bn"}, {"norm": "gn"}, batch=min),
+            "error at the smallest batch, BN less GN",
+            0.02,
+            "{:+.1%}",
+        ),
+        Claim(
+            "d",
+            "SN loses less than BN when the batch gets small",
+            "1806.10779, table 1",
+            lambda rows: subtract(loss_of("bn")(rows), loss_of("sn")(rows)),
+            "growth of the error, BN less SN",
+            0.02,
+            "{:+.1%}",
+        ),
+        Claim(
+            "e",
+            "SN outperforms BN in classification",
+            "1806.10779, ARTICLES 12",
+            gap("error", {"norm": "bn"}, {"norm": "sn"}, batch=max),
+            "error at the largest batch, BN less SN",
+            0.0,
+            "{:+.1%}",
+        ),
+        Claim(
+            "f",
+            "LN suits convolutional nets less than BN",
+            "ARTICLES 8",
+            gap("error", {"norm": "ln"}, {"norm": "bn"}, batch=max),
+            "error at the largest batch, LN less BN",
+            0.0,
+            "{:+.1%}",
+        ),
+        Claim(
+            "g",
+            "WN with mean-only BN works at small batches",
+            "1602.07868, ARTICLES 5",
+            lambda rows: subtract(loss_of("bn")(rows), loss_of("wn_mobn")(rows)),
+            "growth of the error, BN less WN + mean-only BN",
+            0.02,
+            "{:+.1%}",
+        ),
+        Claim(
+            "h",
+            "The batch mean is less noisy than the batch variance",
+            "1602.07868, section 4; ARTICLES 6",
+            lambda rows: _noise(rows, "variance"),
+            "relative error at 8 samples, variance less mean",
+            0.0,
+        ),
+        Claim(
+            "i",
+            "... also in the effect on the output: than the batch's standard deviation",
+            "1602.07868, section 4; ARTICLES 6",
+            lambda rows: _noise(rows, "std"),
+            "error at 8 samples in units of the deviation, deviation less mean",
+            0.0,
+        ),
+        Claim(
+            "j",
+            "Recalibrated statistics mend part of what BN loses at small batches",
+            "1806.10779, section 3.1 (batch average)",
+            lambda rows: subtract(
+                rows.mean("error", norm="bn", batch=min),
+                rows.mean("recalibrated_error", norm="bn", batch=min),
+            ),
+            "error of BN at the smallest batch, moving less recalibrated statistics",
+            0.0,
+            "{:+.1%}",
+        ),
+    ),
+    tables=(
+        Table("Test error", "error", "norm", "batch"),
+        Table("Test error with recalibrated statistics", "recalibrated_error", "norm", "batch"),
+    ),
+    figures={
+        "error": Lines(
+            "Test error against the batch size, after equal epochs.",
+            x="batch",
+            y="error",
+            by="norm",
+            log="x",
+            percent=True,
+            labels={"batch": "samples in a batch", "error": "test error"},
+        ),
+        "recalibrated": Lines(
+            "The same with recalibrated statistics in place of moving averages.",
+            x="batch",
+            y="recalibrated_error",
+            by="norm",
+            log="x",
+            percent=True,
+            labels={"batch": "samples in a batch", "recalibrated_error": "test error"},
+        ),
+    },
+)
+
+
+def _size(value):
+    return None if value is None else abs(value)
+
+
+def _noise(rows, kind):
+    """By how much the error of a batch's second moment exceeds that of its mean."""
+    rows = rows.where(norm="bn", batch=max)
+    return subtract(rows.mean(f"{kind}_noise_8"), rows.mean("mean_noise_8"))

@@ -1,0 +1,57 @@
+"""Numbers that papers have published, as data; figures of theirs are digitized to about 0.01."""
+
+PAPER = "Luo et al., arXiv 1806.10779"
+
+# Importance of each statistic over the whole net, by samples per GPU (8 GPUs), ResNet-50 on
+# ImageNet: the figure of the ratios by batch size.
+BATCH_SIZES = {
+    32: {"batch": 0.59, "instance": 0.16, "layer": 0.25},
+    16: {"batch": 0.53, "instance": 0.19, "layer": 0.29},
+    8: {"batch": 0.40, "instance": 0.21, "layer": 0.40},
+    4: {"batch": 0.27, "instance": 0.25, "layer": 0.48},
+    2: {"batch": 0.14, "instance": 0.31, "layer": 0.55},
+    1: {"batch": 0.00, "instance": 0.52, "layer": 0.48},
+}
+# {samples per GPU: {kind: (batch, instance, layer) of b1, the stem, to b5, the last stage}}: the
+# figure of the ratios by block.
+_BLOCKS = {
+    32: {
+        "mean": (
+            *((0.17, 0.17, 0.64), (0.56, 0.15, 0.29), (0.51, 0.22, 0.27)),
+            *((0.60, 0.17, 0.24), (0.42, 0.09, 0.48)),
+        ),
+        "variance": (
+            *((0.66, 0.13, 0.21), (0.58, 0.26, 0.16), (0.41, 0.37, 0.21)),
+            *((0.41, 0.25, 0.33), (0.13, 0.02, 0.85)),
+        ),
+    },
+    2: {
+        "mean": (
+            *((0.02, 0.22, 0.75), (0.30, 0.35, 0.35), (0.48, 0.26, 0.25)),
+            *((0.57, 0.16, 0.28), (0.13, 0.12, 0.75)),
+        ),
+        "variance": (
+            *((0.03, 0.07, 0.90), (0.13, 0.72, 0.15), (0.26, 0.40, 0.34)),
+            *((0.18, 0.20, 0.62), (0.01, 0.41, 0.58)),
+        ),
+    },
+}
+BLOCKS = {
+    batch: {
+        kind: {
+            f"b{block}": dict(zip(("batch", "instance", "layer"), shares, strict=True))
+            for block, shares in enumerate(blocks, 1)
+        }
+        for kind, blocks in kinds.items()
+    }
+    for batch, kinds in _BLOCKS.items()
+}
+# Error of ResNet-50 on ImageNet by samples per GPU (8 GPUs): 1803.08494 for GN and BN; top-1
+# accuracies of 1806.10779 for SN.
+ERRORS = {
+    "gn": {32: 0.241, 16: 0.242, 8: 0.240, 4: 0.242, 2: 0.241},
+    "bn": {32: 0.236, 16: 0.237, 8: 0.248, 4: 0.273, 2: 0.347},
+    "sn": {32: 0.231, 16: 0.233, 8: 0.233, 4: 0.241, 2: 0.244},
+}
+# CIFAR-10 test error of ConvPool-CNN-C, 1602.07868, table 1.
+WEIGHT_NORM = {"wn_mobn": 0.0731, "bn": 0.0805, "none": 0.0843, "wn": 0.0846, "mobn": 0.0852}

@@ -1,0 +1,114 @@
+"""Which norm in recurrent networks and Transformers?"""
+
+from laboratory.figures import Curves
+from laboratory.study import Run, Scale, Study, Table, gap
+from laboratory.tasks import Train
+from zoo.training import TrainOptions
+
+LN_PAPER = "1607.06450, section 6; ARTICLES 8"
+
+
+def plan(lstm, transformer, datasets, common=None):
+    """An LSTM with each norm; a Transformer with each norm before and after its branches."""
+    runs = []
+    for dataset, options in datasets.items():
+        options = dict(common or {}, dataset=dataset, **options)
+        for norm in lstm:
+            settings = TrainOptions(model="lstm", norm=norm, learning_rate=3e-3, **options)
+            factors = {"data": dataset, "model": "LSTM", "norm": norm}
+            runs.append(Run(f"lstm-{dataset}-{norm}", factors, Train(settings)))
+        for placement, norms in transformer.items():
+            for norm in norms:
+                settings = TrainOptions(
+                    model="transformer", norm=norm, placement=placement, **options
+                )
+                factors = {"data": dataset, "model": f"Transformer, {placement}", "norm": norm}
+                name = f"transformer-{placement}-{dataset}-{norm}"
+                runs.append(Run(name, factors, Train(settings)))
+    return runs
+
+
+def lower(norm, than, **where):
+    """An effect: by how much the test loss of a norm is lower than another's."""
+    return gap("cross_entropy", {"norm": than}, {"norm": norm}, **where)
+
+
+TEXT, DIGITS = "tiny_shakespeare", "digits"
+LSTM = ("none", "ln", "bn", "sn")
+STUDY = Study(
+    question="Which norm in recurrent networks and in Transformers, and where?",
+    about="",
+    plan=plan,
+    scales={
+        "smoke": Scale(
+            dict(
+                lstm=("none", "ln"),
+                transformer={"pre": ("ln",), "post": ("ln",)},
+                datasets={DIGITS: dict(train_examples=64, test_examples=32)},
+                common=dict(epochs=1, width=0.1),
+            ),
+            seeds=(0, 1),
+        ),
+        "cpu": Scale(
+            dict(
+                lstm=LSTM,
+                transformer={"pre": ("none", "ln", "rms", "bn", "sn"), "post": ("ln", "bn")},
+                datasets={
+                    DIGITS: dict(epochs=8),
+                    TEXT: dict(
+                        epochs=4, sequence_length=48, train_examples=1600, test_examples=320
+                    ),
+                },
+                common=dict(width=0.5),
+            ),
+            seeds=(0, 1, 2),
+        ),
+        "full": Scale(
+            dict(
+                lstm=(*LSTM, "rms", "gn", "wn", "wn_mobn"),
+                transformer={
+                    "pre": ("none", "ln", "rms", "bn", "gn", "sn", "wn"),
+                    "post": ("ln", "rms", "bn", "gn", "sn"),
+                },
+                datasets={
+                    DIGITS: dict(epochs=100),
+                    "imdb_reviews": dict(epochs=20),
+                    TEXT: dict(epochs=50),
+                },
+                common={},
+            ),
+            seeds=(0, 1, 2, 3, 4),
+        ),
+    },
+    claims=(),
+    tables=(
+        Table(
+            "Test loss, digits row by row",
+            "cross_entropy",
+            "norm",
+            "model",
+            {"data": DIGITS},
+            "{:.3f}",
+        ),
+        Table("Test accuracy, digits row by row", "accuracy", "norm", "model", {"data": DIGITS}),
+        Table(
+            "Bits per character, tiny Shakespeare",
+            "bits_per_character",
+            "norm",
+            "model",
+            {"data": TEXT},
+            "{:.3f}",
+        ),
+    ),
+    figures={
+        data: Curves(
+            f"Test loss by epoch, {data}.",
+            lambda row: dict(enumerate(row["curves"]["val_loss"], 1)),
+            by="norm",
+            panels="model",
+            where={"data": data},
+            labels=("epoch", "test loss"),
+        )
+        for data in (DIGITS, TEXT)
+    },
+)

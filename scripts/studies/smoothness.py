@@ -1,0 +1,159 @@
+"""Does normalization smooth the loss? Santurkar et al., 2018."""
+
+from laboratory.figures import Curves
+from laboratory.landscape import Landscape
+from laboratory.study import Claim, Run, Scale, Study, Table, gap
+
+SOURCE = "1805.11604, section 3.1; ARTICLES 14"
+
+
+def plan(norms, **settings):
+    """One net at one rate, with each norm; and with covariate shift put in after every norm."""
+    runs = [
+        Run(f"{norm}{'-shift' * shift}", {"norm": norm, "shift": shift}, task)
+        for norm in norms
+        for shift in (False, True)
+        if not shift or norm in ("bn", "none")
+        for task in [Landscape(norm=norm, shift=shift, **settings)]
+    ]
+    return runs
+
+
+def against_none(measure):
+    """An effect: the logarithm (base 10) of how many times smaller a measure is with BN."""
+    import math
+
+    def effect(rows):
+        rows = rows.where(shift=False)
+        none, bn = (rows.mean(measure, norm=norm) for norm in ("none", "bn"))
+        return math.log10(none / bn) if none and bn else None
+
+    return effect
+
+
+STUDY = Study(
+    question="Does normalization make the loss smoother, and is it the missing covariate shift?",
+    about="",
+    plan=plan,
+    scales={
+        "smoke": Scale(
+            dict(norms=("none", "bn"), width=0.05, batch_size=16, steps=4, every=2), seeds=(0, 1)
+        ),
+        "cpu": Scale(
+            dict(
+                norms=("none", "bn", "ln", "gn", "in", "sn", "wn"),
+                dataset="cifar10",
+                train_examples=4000,
+                test_examples=1000,
+                width=0.25,
+                batch_size=64,
+                steps=180,
+                learning_rate=0.1,
+            ),
+            seeds=(0, 1, 2),
+        ),
+        "full": Scale(
+            dict(
+                norms=("none", "bn", "ln", "gn", "in", "sn", "wn"),
+                dataset="cifar10",
+                steps=15000,
+                learning_rate=0.1,
+            ),
+            seeds=(0, 1, 2, 3, 4),
+        ),
+    },
+    claims=(
+        Claim(
+            "a",
+            "The gradient changes less along a step with BN than without",
+            SOURCE,
+            against_none("median_relative_change"),
+            "log10 of the ratio of relative changes, none to BN",
+            0.1,
+            "{:+.2f}",
+        ),
+        Claim(
+            "b",
+            "The loss surface is smoother with BN (effective beta)",
+            SOURCE,
+            against_none("median_smoothness"),
+            "log10 of the ratio of betas, none to BN",
+            0.1,
+            "{:+.2f}",
+        ),
+        Claim(
+            "c",
+            "The loss varies less along the gradient with BN",
+            SOURCE,
+            against_none("median_loss_range"),
+            "log10 of the ratio of ranges, none to BN",
+            0.1,
+            "{:+.2f}",
+        ),
+        Claim(
+            "d",
+            "Normalization speeds up training",
+            "1502.03167; ARTICLES 14",
+            gap("final_loss", {"norm": "none"}, {"norm": "bn"}, shift=False),
+            "training loss at the end, none less BN",
+            0.05,
+        ),
+        Claim(
+            "e",
+            "BN with covariate shift put in still trains faster than no norm",
+            "1805.11604, section 2.1",
+            gap(
+                "final_loss",
+                {"norm": "none", "shift": False},
+                {"norm": "bn", "shift": True},
+            ),
+            "training loss at the end, none less shifted BN",
+            0.05,
+        ),
+    ),
+    tables=(
+        Table(
+            "Smoothness (effective beta, median over training)",
+            "median_smoothness",
+            "norm",
+            "shift",
+            form="{:.1f}",
+        ),
+        Table(
+            "Relative change of the gradient",
+            "median_relative_change",
+            "norm",
+            "shift",
+            form="{:.2f}",
+        ),
+        Table(
+            "Range of the loss along the gradient",
+            "median_loss_range",
+            "norm",
+            "shift",
+            form="{:.2f}",
+        ),
+        Table("Training loss of the last steps", "final_loss", "norm", "shift", form="{:.3f}"),
+        Table("Test accuracy", "test_accuracy", "norm", "shift"),
+    ),
+    figures={
+        "smoothness": Curves(
+            "Effective smoothness along the gradient in training: lower is smoother.",
+            lambda row: (
+                row["curves"]
+                and dict(zip(row["curves"]["step"], row["curves"]["smoothness"], strict=True))
+            ),
+            by="norm",
+            where={"shift": False},
+            labels=("step", "effective beta"),
+            log="y",
+        ),
+        "loss": Curves(
+            "Training loss.",
+            lambda row: dict(zip(row["curves"]["step"], row["curves"]["loss"], strict=True)),
+            by="norm",
+            panels="shift",
+            labels=("step", "loss of the batch"),
+        ),
+    },
+)

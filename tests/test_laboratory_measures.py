@@ -177,16 +177,19 @@ def test_memory_holds_the_activations():
     assert 39 < row["memory_mib"] < 8 * 39
 
 
+MAPS, VECTORS = "(None, 10, 10, 5)", "(20, 5, 10)"
+
+
 def test_parameters_of_the_articles():
-    rows = profile.layer_parameters()
-    found = {(r["layer"], r["input_shape"][0]): r["trainable_parameters"] for r in rows}
+    rows = profile.LayerParameters().rows(0, None, None)
+    found = {(r["layer"], r["input"]): r["trainable_parameters"] for r in rows}
     assert found == {
-        ("bn", None): 10,
-        ("ln", None): 10,
-        ("keras LN (1, 2, 3)", None): 1000,
-        ("keras LN (last axis)", None): 10,
-        ("ln", 20): 20,
-        ("keras LN (last axis)", 20): 20,
+        ("bn", MAPS): 10,
+        ("ln", MAPS): 10,
+        ("keras LN (1, 2, 3)", MAPS): 1000,
+        ("keras LN (last axis)", MAPS): 10,
+        ("ln", VECTORS): 20,
+        ("keras LN (last axis)", VECTORS): 20,
     }
     assert [r["parameters"] for r in rows][0] == 20
 

@@ -1,5 +1,6 @@
 """Does the runs of a study, several at a time; what is done already is not done again."""
 
+import collections
 import concurrent.futures
 import contextlib
 import dataclasses
@@ -10,6 +11,7 @@ import shutil
 import signal
 import time
 import traceback
+from concurrent.futures.process import BrokenProcessPool
 
 import tensorflow as tf
 from tqdm import tqdm
@@ -34,8 +36,8 @@ def execute(runs, seeds, folder, data_dir=None, jobs=1, replicas=1):
         replicas: int, the most replicas that a run has.
 
     Returns:
-        `(rows, seconds, failures)`: `study.Rows`, what all runs took together, and `{folder of a
-        run: what happened}`.
+        `(rows, seconds, failures)`: `study.Rows`, with one of factors alone for a run that failed,
+        what all runs took together, and `{folder of a run: what happened}`.
 
     Raises:
         KeyboardInterrupt: at SIGINT and SIGTERM; what is running has been saved.
@@ -45,51 +47,63 @@ def execute(runs, seeds, folder, data_dir=None, jobs=1, replicas=1):
     failures = _do(missing, work, data_dir, jobs, replicas) if missing else {}
     rows, seconds = Rows(), 0.0
     for place, (run, seed) in work.items():
-        if (record := _read(place, run)) is not None:
-            seconds += record["seconds"]
-            rows += [{"run": run.name, "seed": seed, **run.factors, **r} for r in record["rows"]]
+        # What is missing has its place too: another run must not be taken for the largest batch.
+        missed = {"seconds": 0.0, "rows": [{"failed": failures.get(place)}]}
+        record = _read(place, run) or missed
+        seconds += record["seconds"]
+        rows += [{"run": run.name, "seed": seed, **run.factors, **r} for r in record["rows"]]
     return rows, seconds, failures
 
 
 def _do(places, work, data_dir, jobs, replicas):
     """Does the runs of these folders: `{folder: what failed}`."""
-    failures = {}
+    failures, waiting = {}, collections.deque(places)
     threads = max(1, os.cpu_count() // jobs)
     context = multiprocessing.get_context("spawn")  # TensorFlow does not survive a fork
     with (
-        _terminated_as_interrupted(),
-        concurrent.futures.ProcessPoolExecutor(
-            jobs, context, initializer=_prepare, initargs=(threads, replicas)
-        ) as pool,
+        _at_sigterm(_tell_children),
         tqdm(total=len(work), initial=len(work) - len(places), unit="run") as bar,
     ):
-        futures = {pool.submit(_run, *work[place], place, data_dir): place for place in places}
-        try:
-            for future in concurrent.futures.as_completed(futures):
-                place = futures[future]
-                bar.set_postfix_str(place.name)
-                try:
-                    future.result()
-                except Terminated as end:
-                    raise KeyboardInterrupt from end
-                except Exception as error:  # whatever a run may raise
-                    failures[place] = f"{type(error).__name__}: {error}"
-                    bar.write(f"{place.name} failed: {error} (see {place / 'log.txt'})")
-                bar.update()
-        except KeyboardInterrupt:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+        while waiting:  # again after a process has died, which takes its pool along
+            with concurrent.futures.ProcessPoolExecutor(
+                jobs, context, initializer=_prepare, initargs=(threads, replicas)
+            ) as pool:
+                for place, reason in _results(pool, jobs, waiting, work, data_dir):
+                    bar.set_postfix_str(place.name)
+                    if reason is not None:
+                        failures[place] = reason
+                        bar.write(f"{place.name} failed: {reason} (see {place / 'log.txt'})")
+                    bar.update()
     return failures
+
+
+def _results(pool, jobs, waiting, work, data_dir):
+    """Yields `(folder, what failed or None)` until none is waiting, or the pool is broken."""
+    futures, broken = {}, False
+    while futures or (waiting and not broken):
+        # No more than the processes can begin: what a pool holds already cannot be called off.
+        while waiting and not broken and len(futures) < jobs:
+            place = waiting.popleft()
+            futures[pool.submit(_run, *work[place], place, data_dir)] = place
+        done, _ = concurrent.futures.wait(futures, return_when=concurrent.futures.FIRST_COMPLETED)
+        for future in done:
+            try:
+                reason = future.result()
+            except Exception as error:  # its process has died, or cannot write what it found
+                broken = broken or isinstance(error, BrokenProcessPool)
+                reason = f"{type(error).__name__}: {error}"
+            yield futures.pop(future), reason
 
 
 def _prepare(threads, replicas):
     """What a process does before its first run."""
     tf.config.threading.set_intra_op_parallelism_threads(threads)
-    distribution.strategy(replicas)  # TensorFlow sets up its devices once
+    with contextlib.suppress(ValueError):  # which the runs will raise
+        distribution.strategy(replicas)  # TensorFlow sets up its devices once
 
 
 def _run(run, seed, place, data_dir):
-    """Does one run, or goes on with it, and writes `rows.json`."""
+    """Does one run, or goes on with it, and writes `rows.json`: None, or what failed."""
     settings, before = describe(run.task), _json(place / "task.json") or {}
     if place.exists() and _work(before) != _work(settings):  # of another plan
         shutil.rmtree(place)
@@ -98,15 +112,18 @@ def _run(run, seed, place, data_dir):
     (place / "task.json").write_text(json.dumps(settings, indent=1) + "\n")
     start = time.perf_counter()
     with (
+        _at_sigterm(signal.default_int_handler),
         open(place / "log.txt", "a") as log,
         contextlib.redirect_stdout(log),
         contextlib.redirect_stderr(log),
     ):
         try:
             rows = run.task.rows(seed, place, data_dir)
-        except Exception:
+        except Terminated as end:  # it has saved itself
+            raise KeyboardInterrupt from end
+        except Exception as error:  # whatever a run may raise
             traceback.print_exc()
-            raise
+            return f"{type(error).__name__}: {error}"
     record = {"rows": rows, "seconds": time.perf_counter() - start}
     (place / "rows.json.new").write_text(json.dumps(record) + "\n")
     os.replace(place / "rows.json.new", place / "rows.json")
@@ -120,7 +137,11 @@ def _read(place, run):
 
 
 def _json(path):
-    return json.loads(path.read_text()) if path.exists() else None
+    """What a file holds; None without one, or if its writing was cut off."""
+    try:
+        return json.loads(path.read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
 
 
 def _work(settings):
@@ -147,16 +168,16 @@ def describe(task):
 
 
 @contextlib.contextmanager
-def _terminated_as_interrupted():
-    """At SIGTERM, which a terminal does not send to all processes, tells the others too."""
-
-    def end(number, frame):
-        for child in multiprocessing.active_children():
-            child.terminate()
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, end)
+def _at_sigterm(handler):
+    before = signal.signal(signal.SIGTERM, handler)
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _tell_children(number, frame):
+    """A terminal sends SIGINT to all processes; nobody sends SIGTERM to more than one."""
+    for child in multiprocessing.active_children():
+        child.terminate()
+    raise KeyboardInterrupt

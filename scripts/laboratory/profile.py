@@ -196,29 +196,30 @@ def parameters(layer):
     return {name: sum(int(np.prod(v.shape)) for v in found) for name, found in count.items()}
 
 
-def layer_parameters():
+@dataclasses.dataclass(frozen=True)
+class LayerParameters:
     """Parameters of batch and layer norm, by what layer norm has a gamma and a beta for.
 
     Five maps of 10 x 10 and a sequence of 5 vectors of 10; 2 per channel, or 2 per element.
-
-    Returns:
-        A list of dicts: "layer", "input_shape", "trainable_parameters", "parameters".
     """
-    keras_ln = keras.layers.LayerNormalization
-    cases = (
-        ("bn", keras_norms.get("bn").normalize(), (None, 10, 10, 5)),
-        ("ln", keras_norms.get("ln").normalize(), (None, 10, 10, 5)),
-        ("keras LN (1, 2, 3)", keras_ln(axis=(1, 2, 3)), (None, 10, 10, 5)),
-        ("keras LN (last axis)", keras_ln(), (None, 10, 10, 5)),
-        ("ln", keras_norms.get("ln").normalize(batch_axis=(0, 1)), (20, 5, 10)),
-        ("keras LN (last axis)", keras_ln(), (20, 5, 10)),
-    )
-    for _, layer, shape in cases:
-        layer.build(shape)
-    return [
-        {"layer": name, "input_shape": list(shape), **parameters(layer)}
-        for name, layer, shape in cases
-    ]
+
+    def rows(self, seed, folder, data_dir):
+        """A dict per layer: "layer", "input", "trainable_parameters", "parameters"."""
+        keras_ln = keras.layers.LayerNormalization
+        cases = (
+            ("bn", keras_norms.get("bn").normalize(), (None, 10, 10, 5)),
+            ("ln", keras_norms.get("ln").normalize(), (None, 10, 10, 5)),
+            ("keras LN (1, 2, 3)", keras_ln(axis=(1, 2, 3)), (None, 10, 10, 5)),
+            ("keras LN (last axis)", keras_ln(), (None, 10, 10, 5)),
+            ("ln", keras_norms.get("ln").normalize(batch_axis=(0, 1)), (20, 5, 10)),
+            ("keras LN (last axis)", keras_ln(), (20, 5, 10)),
+        )
+        for _, layer, shape in cases:
+            layer.build(shape)
+        return [
+            {"layer": name, "input": str(shape), **parameters(layer)}
+            for name, layer, shape in cases
+        ]
 
 
 def _resident(field):

@@ -1,7 +1,7 @@
 """Which norm in recurrent networks and Transformers?"""
 
 from laboratory.figures import Curves
-from laboratory.study import Run, Scale, Study, Table, gap
+from laboratory.study import Claim, Run, Scale, Study, Table, gap
 from laboratory.tasks import Train
 from zoo.training import TrainOptions
 
@@ -34,6 +34,7 @@ def lower(norm, than, **where):
 
 
 TEXT, DIGITS = "tiny_shakespeare", "digits"
+PRE, POST = "Transformer, pre", "Transformer, post"
 LSTM = ("none", "ln", "bn", "sn")
 STUDY = Study(
     question="Which norm in recurrent networks and in Transformers, and where?",
@@ -80,7 +81,57 @@ STUDY = Study(
             seeds=(0, 1, 2, 3, 4),
         ),
     },
-    claims=(),
+    claims=(
+        Claim(
+            "a",
+            "LN does better than BN in recurrent networks",
+            LN_PAPER,
+            lower("ln", "bn", model="LSTM", data=TEXT),
+            "test loss of the LSTM on text, BN less LN",
+            0.01,
+        ),
+        Claim(
+            "b",
+            "... and on images row by row",
+            LN_PAPER,
+            lower("ln", "bn", model="LSTM", data=DIGITS),
+            "test loss of the LSTM on digits, BN less LN",
+            0.01,
+        ),
+        Claim(
+            "c",
+            "LN speeds up an LSTM",
+            LN_PAPER,
+            lower("ln", "none", model="LSTM", data=TEXT),
+            "test loss of the LSTM on text after equal steps, none less LN",
+            0.01,
+        ),
+        Claim(
+            "d",
+            "BN in a recurrent network needs statistics for every time step, which costs space",
+            "1603.09025, section 3; ARTICLES 4",
+            gap("parameters", {"norm": "bn"}, {"norm": "ln"}, model="LSTM", data=TEXT),
+            "parameters of the LSTM, with moving statistics, BN less LN",
+            0,
+            "{:+,.0f}",
+        ),
+        Claim(
+            "e",
+            "LN suits the Transformer better than BN",
+            "1706.03762, section 3.1; ARTICLES 8",
+            lower("ln", "bn", model=PRE, data=TEXT),
+            "test loss of the pre-norm Transformer on text, BN less LN",
+            0.01,
+        ),
+        Claim(
+            "f",
+            "A Transformer trains better with norms before the branches, where nothing warms up",
+            "2002.04745, section 4",
+            gap("cross_entropy", {"model": POST}, {"model": PRE}, norm="ln", data=TEXT),
+            "test loss with LN on text, post less pre",
+            0.01,
+        ),
+    ),
     tables=(
         Table(
             "Test loss, digits row by row",

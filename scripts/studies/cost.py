@@ -1,0 +1,203 @@
+"""Which is the best trade of cost and accuracy?"""
+
+from laboratory.figures import Scatter
+from laboratory.profile import LayerParameters, Profile
+from laboratory.study import Claim, Run, Scale, Study, Table, subtract
+from laboratory.tasks import Train
+from zoo.training import TrainOptions
+
+KERAS_LN = "1607.06450; ARTICLES 16"
+
+
+def plan(models, rounds, memory=True):
+    """Each model with each norm: trained, and timed with all of them in turn."""
+    runs = [Run("layers", {"model": "a layer"}, LayerParameters())]
+    for name, case in models.items():
+        model, norms, shape, options = (case[k] for k in ("model", "norms", "shape", "options"))
+        width = options.get("width", 1.0)
+        task = Profile(model, norms, shape, width=width, rounds=rounds, memory=memory)
+        runs.append(Run(f"{model}-profile", {"model": name}, task))
+        for norm in norms:
+            settings = TrainOptions(model=model, norm=norm, **options)
+            runs.append(Run(f"{model}-{norm}", {"model": name, "norm": norm}, Train(settings)))
+    return runs
+
+
+def parameters_of(layer, input):
+    """An effect's part: the trainable parameters of a layer."""
+    return lambda rows: rows.mean("trainable_parameters", layer=layer, input=input)
+
+
+def time_beyond(norm, than, kind="training"):
+    """An effect: how much longer a step takes than with another norm, mean over models."""
+
+    def effect(rows):
+        ratios = [
+            rows.mean(f"{kind}_ms", model=model, norm=norm)
+            / rows.mean(f"{kind}_ms", model=model, norm=than)
+            for model in rows.values("model")
+            if rows.mean(f"{kind}_ms", model=model, norm=norm) is not None
+            and rows.mean(f"{kind}_ms", model=model, norm=than) is not None
+        ]
+        return sum(ratios) / len(ratios) - 1 if ratios else None
+
+    return effect
+
+
+MAPS, VECTORS = "(None, 10, 10, 5)", "(20, 5, 10)"
+CONV, LSTM, TRANSFORMER = "conv6", "LSTM", "Transformer"
+IMAGES = ("none", "bn", "ln", "gn", "in", "bin", "sn", "wn", "wn_mobn")
+SEQUENCES = ("none", "ln", "rms", "bn", "sn", "wn")
+STUDY = Study(
+    question="Which norm is the best trade of cost and accuracy?",
+    about="",
+    plan=plan,
+    scales={
+        "smoke": Scale(
+            dict(
+                models={
+                    CONV: dict(
+                        model="conv6",
+                        norms=("none", "bn"),
+                        shape=(8, 8, 1),
+                        options=dict(width=0.05, train_examples=64, test_examples=32, epochs=1),
+                    )
+                },
+                rounds=2,
+                memory=False,
+            ),
+            seeds=(0, 1),
+        ),
+        "cpu": Scale(
+            dict(
+                models={
+                    CONV: dict(
+                        model="conv6",
+                        norms=IMAGES,
+                        shape=(32, 32, 3),
+                        options=dict(
+                            dataset="cifar10",
+                            width=0.25,
+                            train_examples=2000,
+                            test_examples=2000,
+                            epochs=4,
+                        ),
+                    ),
+                    LSTM: dict(
+                        model="lstm",
+                        norms=SEQUENCES,
+                        shape=(8, 8),
+                        options=dict(width=0.5, epochs=8, learning_rate=3e-3),
+                    ),
+                    TRANSFORMER: dict(
+                        model="transformer",
+                        norms=SEQUENCES,
+                        shape=(8, 8),
+                        options=dict(width=0.5, epochs=8),
+                    ),
+                },
+                rounds=30,
+            ),
+            seeds=(0, 1, 2),
+        ),
+        "full": Scale(
+            dict(
+                models={
+                    "ResNet-20": dict(
+                        model="resnet20",
+                        norms=IMAGES,
+                        shape=(32, 32, 3),
+                        options=dict(dataset="cifar10", epochs=100),
+                    ),
+                    LSTM: dict(
+                        model="lstm",
+                        norms=SEQUENCES,
+                        shape=(28, 28),
+                        options=dict(dataset="mnist", epochs=20),
+                    ),
+                    TRANSFORMER: dict(
+                        model="transformer",
+                        norms=SEQUENCES,
+                        shape=(28, 28),
+                        options=dict(dataset="mnist", epochs=20),
+                    ),
+                },
+                rounds=100,
+            ),
+            seeds=(0, 1, 2, 3, 4),
+        ),
+    },
+    claims=(
+        Claim(
+            "a",
+            "LN with a gamma and beta for every element of 5 maps of 10 x 10 has 1,000 parameters, "
+            "100 times those of BN",
+            KERAS_LN,
+            lambda rows: subtract(
+                parameters_of("keras LN (1, 2, 3)", MAPS)(rows),
+                100 * (parameters_of("bn", MAPS)(rows) or 0),
+            ),
+            "trainable parameters, Keras's LN over three axes less 100 times BN's, above -1",
+            -1,
+            "{:+,.0f}",
+        ),
+        Claim(
+            "b",
+            "LN with a gamma and beta for every channel has as many parameters as BN",
+            KERAS_LN,
+            lambda rows: subtract(parameters_of("bn", MAPS)(rows), parameters_of("ln", MAPS)(rows)),
+            "trainable parameters, BN less our ln, above -1",
+            -1,
+            "{:+,.0f}",
+        ),
+        Claim(
+            "c",
+            "SN costs more time than BN",
+            "1806.10779, section 3.3",
+            time_beyond("sn", "bn"),
+            "time of a training step, SN over BN, less 1, mean over models",
+            0.05,
+            "{:+.0%}",
+        ),
+        Claim(
+            "d",
+            "LN costs more time than BN at inference, where BN's statistics are constants",
+            "1607.06450",
+            time_beyond("ln", "bn", "inference"),
+            "time of an inference step, LN over BN, less 1, mean over models",
+            0.05,
+            "{:+.0%}",
+        ),
+    ),
+    tables=tuple(
+        Table(title, measure, "norm", "model", form=form)
+        for title, measure, form in (
+            ("Time of a training step, over no norm", "training_ratio", "{:.2f}"),
+            ("Time of inference, over no norm", "inference_ratio", "{:.2f}"),
+            ("Memory of a training step, MiB", "memory_mib", "{:.0f}"),
+            ("Trainable parameters", "trainable_parameters", "{:,.0f}"),
+            ("Test error", "error", "{:.1%}"),
+        )
+    ),
+    figures={
+        "plane": Scatter(
+            "Accuracy against cost: best is low and left. Bars are the spread over seeds.",
+            x="training_ratio",
+            y="error",
+            by="norm",
+            panels="model",
+            labels={"training_ratio": "training step, no norm = 1", "error": "test error"},
+            percent=True,
+        ),
+        "inference": Scatter(
+            "The same with the time of inference.",
+            x="inference_ratio",
+            y="error",
+            by="norm",
+            panels="model",
+            labels={"inference_ratio": "inference, no norm = 1", "error": "test error"},
+            percent=True,
+        ),
+    },
+    timed=True,
+)

@@ -89,6 +89,8 @@ class TrainOptions:
     """The run folder. None: runs/MODEL-NORM-DATASET-bBATCHxREPLICAS-sSEED."""
     log_every: Literal["epoch"] | int = "epoch"
     """Write the curves, switches and gates every epoch, or every so many steps too."""
+    export: bool = True
+    """Whether to export a SavedModel beside model.keras, and compare what it computes."""
     overwrite: bool = False
     """Replace the run that the run folder holds."""
     resume: bool = False

@@ -213,29 +213,46 @@ def write_text(run, name, markdown, step):
         tf.summary.text(name, markdown)
 
 
-def save_model(run, model, batches, precision):
-    """Saves and exports the model, and compares the exported logits with its own.
+def save_model(run, model):
+    """Saves the model.
 
     Returns:
-        The model as it was read back, whose variables are plain ones, not those of a strategy;
-        and by how much the logits differ at most.
+        The model as it was read back, whose variables are plain ones, not those of a strategy.
 
     Raises:
         OSError: if it cannot be written.
     """
-    try:
+    with _saving(run):
         model.save(run / "model.keras")
-        saved = keras.saving.load_model(run / "model.keras", compile=False)
+        return keras.saving.load_model(run / "model.keras", compile=False)
+
+
+def export(run, model, saved, batches, precision):
+    """Exports the model as it was saved, and compares the exported logits with the model's own.
+
+    Returns:
+        By how much the logits differ at most.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    with _saving(run):
         saved.export(run / "saved_model", verbose=False)
-    except (OSError, tf.errors.OpError) as error:
-        raise OSError(
-            f"{run}: the model cannot be saved: {error}. Training is done, and its end is the "
-            "last checkpoint: make room, and save the model with --resume."
-        ) from error
     exported = tf.saved_model.load(run / "saved_model")
     batch, *_ = next(iter(batches))
     logits = np.asarray(model(batch, training=False))
     difference = float(np.max(np.abs(exported.serve(batch) - logits)))
     if difference > _ROUNDING[precision] * max(1.0, float(np.max(np.abs(logits)))):
         print(f"warning: the logits of saved_model differ from the model's by up to {difference}")
-    return saved, difference
+    return difference
+
+
+@contextlib.contextmanager
+def _saving(run):
+    try:
+        yield
+    except (OSError, tf.errors.OpError) as error:
+        raise OSError(
+            f"{run}: the model cannot be saved: {error}. Training is done, and its end is the "
+            "last checkpoint: make room, and save the model with --resume."
+        ) from error

@@ -117,9 +117,10 @@ def _train(options, entry, recipe, strategy, run):
     seconds = time.perf_counter() - start
     if not chief:
         return record
-    saved, difference = run_folder.save_model(
-        run, model, examples.test_batches(options.batch_size), options.precision
-    )
+    saved, difference = run_folder.save_model(run, model), None
+    if options.export:
+        batches = examples.test_batches(options.batch_size)
+        difference = run_folder.export(run, model, saved, batches, options.precision)
     record["results"] = {
         **_scores(history, examples.causal),
         **facts,

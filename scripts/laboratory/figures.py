@@ -45,7 +45,7 @@ class Lines:
 
     def draw(self, rows):
         """The figure, or None where there is nothing to draw."""
-        rows = rows.where(**self.where)
+        rows = having(rows.where(**self.where), lambda row: self.y in row)
         parts = rows.values(self.panels) if self.panels else [None]
         if not rows:
             return None
@@ -111,7 +111,7 @@ class Curves:
 
     def draw(self, rows):
         """The figure, or None where there is nothing to draw."""
-        rows = rows.where(**self.where)
+        rows = having(rows.where(**self.where), self.curve)
         parts = rows.values(self.panels) if self.panels else [None]
         if not rows:
             return None
@@ -161,7 +161,7 @@ class Scatter:
 
     def draw(self, rows):
         """The figure, or None where there is nothing to draw."""
-        rows = rows.where(**self.where)
+        rows = having(rows.where(**self.where), lambda row: self.x in row or self.y in row)
         parts = rows.values(self.panels) if self.panels else [None]
         if not rows:
             return None
@@ -242,6 +242,11 @@ def style(name, position=0):
         "marker": _MARKERS[index % len(_MARKERS)],
         "ms": 4,
     }
+
+
+def having(rows, something):
+    """The rows that have something to draw."""
+    return type(rows)(row for row in rows if something(row))
 
 
 def panels(count, share=True):

@@ -53,15 +53,13 @@ def _claim(claim, rows, seeds, calibration):
 def _table(table, rows, seeds):
     """The cells of a `study.Table`, as text."""
     rows = type(rows)(row for row in rows if row["seed"] in seeds).where(**table.where)
-    names = rows.values(table.rows)
+    rows = type(rows)(row for row in rows if table.measure in row and table.rows in row)
     columns = rows.values(table.columns) if table.columns else [table.measure]
     cells = {}
-    for name in names:
-        line = []
-        for column in columns:
-            chosen = {table.rows: name} | ({table.columns: column} if table.columns else {})
-            line.append(_cell(table.form, *rows.mean_and_spread(table.measure, **chosen)))
-        cells[str(name)] = line
+    for name in rows.values(table.rows):
+        chosen = [{table.columns: c} if table.columns else {} for c in columns]
+        found = [rows.mean_and_spread(table.measure, **{table.rows: name}, **c) for c in chosen]
+        cells[str(name)] = [_cell(table.form, *each) for each in found]
     header = [table.rows, *(f"{table.columns} {c}" if table.columns else c for c in columns)]
     return {"title": table.title, "header": header, "cells": cells}
 

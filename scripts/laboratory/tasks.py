@@ -35,9 +35,8 @@ class Train:
     def rows(self, seed, folder, data_dir):
         """See `study.Task`."""
         run = folder / "run"
-        options = dataclasses.replace(
-            self.options, seed=seed, data_dir=data_dir, log_dir=str(run), resume=True
-        )
+        own = {"seed": seed, "data_dir": data_dir, "log_dir": str(run)}
+        options = dataclasses.replace(self.options, **own, resume=True, export=False)
         keras.utils.clear_session()
         try:
             results = train(options)["results"]

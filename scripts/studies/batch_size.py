@@ -58,7 +58,7 @@ STUDY = Study(
                 model="conv6",
                 dataset="cifar10",
                 width=0.25,
-                train_examples=2000,
+                train_examples=1500,
                 test_examples=2000,
                 epochs=4,
             ),

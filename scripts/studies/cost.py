@@ -78,7 +78,7 @@ STUDY = Study(
                         options=dict(
                             dataset="cifar10",
                             width=0.25,
-                            train_examples=2000,
+                            train_examples=1500,
                             test_examples=2000,
                             epochs=4,
                         ),
@@ -96,7 +96,7 @@ STUDY = Study(
                         options=dict(width=0.5, epochs=8),
                     ),
                 },
-                rounds=30,
+                rounds=15,
             ),
             seeds=(0, 1, 2),
         ),
@@ -169,15 +169,24 @@ STUDY = Study(
             "{:+.0%}",
         ),
     ),
-    tables=tuple(
-        Table(title, measure, "norm", "model", form=form)
-        for title, measure, form in (
-            ("Time of a training step, over no norm", "training_ratio", "{:.2f}"),
-            ("Time of inference, over no norm", "inference_ratio", "{:.2f}"),
-            ("Memory of a training step, MiB", "memory_mib", "{:.0f}"),
-            ("Trainable parameters", "trainable_parameters", "{:,.0f}"),
-            ("Test error", "error", "{:.1%}"),
-        )
+    tables=(
+        Table(
+            "Trainable parameters of a layer, by the shape of its input",
+            "trainable_parameters",
+            "layer",
+            "input",
+            form="{:,.0f}",
+        ),
+        *(
+            Table(title, measure, "norm", "model", form=form)
+            for title, measure, form in (
+                ("Time of a training step, over no norm", "training_ratio", "{:.2f}"),
+                ("Time of inference, over no norm", "inference_ratio", "{:.2f}"),
+                ("Memory of a training step, MiB", "memory_mib", "{:.0f}"),
+                ("Trainable parameters", "trainable_parameters", "{:,.0f}"),
+                ("Test error", "error", "{:.1%}"),
+            )
+        ),
     ),
     figures={
         "plane": Scatter(

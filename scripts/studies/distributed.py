@@ -85,7 +85,7 @@ STUDY = Study(
                 global_batch=64,
                 dataset="mnist",
                 width=0.25,
-                train_examples=2048,
+                train_examples=1024,
                 test_examples=1000,
                 epochs=3,
             ),
@@ -199,5 +199,4 @@ STUDY = Study(
         ),
     },
     replicas=8,
-    timed=True,
 )

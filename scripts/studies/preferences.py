@@ -40,11 +40,11 @@ def plan(batches, global_batch, widths=WIDTHS, **options):
 BASE = {"model": RESNET, "batch": max, "decay": True}
 
 
-def depth(statistic, advantage):
-    """An effect: what the shares of a statistic in the thirds of the ResNet say."""
+def depth(statistic, advantage, **where):
+    """An effect: what the shares of a statistic in the thirds of a net say, by depth."""
 
     def effect(rows):
-        rows = rows.where(**BASE)
+        rows = rows.where(**BASE | where)
         shares = [rows.mean(f"both_{part}_{statistic}") for part in ("first", "middle", "last")]
         return None if None in shares else advantage(*shares)
 
@@ -184,10 +184,26 @@ STUDY = Study(
         ),
         Claim(
             "d, conv6",
-            "... also in the plain convolutional net",
+            "A smaller batch moves it from BN to LN and IN, also in the plain convolutional net",
             SOURCE,
             fall("both_net_batch", CONV6),
             "importance of BN in the net, largest batch less smallest",
+            MARGIN,
+        ),
+        Claim(
+            "a, conv6",
+            "IN is used more in earlier layers, also in the plain convolutional net",
+            SOURCE,
+            depth("instance", lambda first, middle, last: first - last, model=CONV6),
+            "importance of IN, first third of the layers less last",
+            MARGIN,
+        ),
+        Claim(
+            "c, conv6",
+            "LN is used most in the last layers: of the plain net, at the smallest batch",
+            SOURCE,
+            depth("layer", lambda a, b, c: lead(c, a, b), model=CONV6, batch=min),
+            "importance of LN, last third less the larger of the others",
             MARGIN,
         ),
         Claim(

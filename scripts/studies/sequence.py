@@ -53,11 +53,11 @@ STUDY = Study(
         "cpu": Scale(
             dict(
                 lstm=LSTM,
-                transformer={"pre": ("none", "ln", "rms", "bn", "sn"), "post": ("ln", "bn")},
+                transformer={"pre": ("none", "ln", "rms", "bn"), "post": ("ln", "bn")},
                 datasets={
                     DIGITS: dict(epochs=8),
                     TEXT: dict(
-                        epochs=4, sequence_length=48, train_examples=1600, test_examples=320
+                        epochs=3, sequence_length=48, train_examples=1600, test_examples=320
                     ),
                 },
                 common=dict(width=0.5),

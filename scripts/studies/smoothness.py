@@ -1,5 +1,7 @@
 """Does normalization smooth the loss? Santurkar et al., 2018."""
 
+import math
+
 from laboratory.figures import Curves
 from laboratory.landscape import Landscape
 from laboratory.study import Claim, Run, Scale, Study, Table, gap
@@ -9,19 +11,17 @@ SOURCE = "1805.11604, section 3.1; ARTICLES 14"
 
 def plan(norms, **settings):
     """One net at one rate, with each norm; and with covariate shift put in after every norm."""
-    runs = [
+    return [
         Run(f"{norm}{'-shift' * shift}", {"norm": norm, "shift": shift}, task)
         for norm in norms
         for shift in (False, True)
         if not shift or norm in ("bn", "none")
         for task in [Landscape(norm=norm, shift=shift, **settings)]
     ]
-    return runs
 
 
 def against_none(measure):
     """An effect: the logarithm (base 10) of how many times smaller a measure is with BN."""
-    import math
 
     def effect(rows):
         rows = rows.where(shift=False)
@@ -29,6 +29,11 @@ def against_none(measure):
         return math.log10(none / bn) if none and bn else None
 
     return effect
+
+
+def curve(measure):
+    """A measure by step, from a row."""
+    return lambda row: dict(zip(row["curves"]["step"], row["curves"][measure], strict=True))
 
 
 STUDY = Study(
@@ -47,7 +52,7 @@ STUDY = Study(
                 test_examples=1000,
                 width=0.25,
                 batch_size=64,
-                steps=180,
+                steps=150,
                 learning_rate=0.1,
             ),
             seeds=(0, 1, 2),
@@ -139,10 +144,7 @@ STUDY = Study(
     figures={
         "smoothness": Curves(
             "Effective smoothness along the gradient in training: lower is smoother.",
-            lambda row: (
-                row["curves"]
-                and dict(zip(row["curves"]["step"], row["curves"]["smoothness"], strict=True))
-            ),
+            curve("smoothness"),
             by="norm",
             where={"shift": False},
             labels=("step", "effective beta"),
@@ -150,7 +152,7 @@ STUDY = Study(
         ),
         "loss": Curves(
             "Training loss.",
-            lambda row: dict(zip(row["curves"]["step"], row["curves"]["loss"], strict=True)),
+            curve("loss"),
             by="norm",
             panels="shift",
             labels=("step", "loss of the batch"),

@@ -62,10 +62,10 @@ STUDY = Study(
             dict(
                 dataset="cifar10",
                 width=0.25,
-                train_examples=3000,
+                train_examples=2000,
                 test_examples=1000,
                 batch_size=100,
-                epochs=8,
+                epochs=6,
                 learning_rate=0.003,
             ),
             seeds=(0, 1, 2),

@@ -36,7 +36,12 @@ def loss_of(norm, measure="error"):
 
 STUDY = Study(
     question="What happens when the batch size changes?",
-    about="",
+    about=(
+        "Equal epochs with batches of several sizes, the rate in proportion to the batch. Norms "
+        "with batch statistics are tested with their moving averages, and with statistics that are "
+        "pooled over training batches once training is done. The noise of statistics is that of "
+        "batches drawn from the inputs of the trained net's norms, relative to all samples."
+    ),
     plan=plan,
     scales={
         "smoke": Scale(

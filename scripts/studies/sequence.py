@@ -38,7 +38,12 @@ PRE, POST = "Transformer, pre", "Transformer, post"
 LSTM = ("none", "ln", "bn", "sn")
 STUDY = Study(
     question="Which norm in recurrent networks and in Transformers, and where?",
-    about="",
+    about=(
+        "An LSTM with norms inside its loop, whose batch statistics are kept for each time step "
+        "apart, and a Transformer with its norms before (pre) or after (post) the branches; on "
+        "digits read row by row, and on the characters of tiny Shakespeare. Adam, equal steps, "
+        "gradients clipped to norm 1, no warm-up."
+    ),
     plan=plan,
     scales={
         "smoke": Scale(

@@ -38,7 +38,14 @@ def curve(measure):
 
 STUDY = Study(
     question="Does normalization make the loss smoother, and is it the missing covariate shift?",
-    about="",
+    about=(
+        "At every tenth step of SGD at a constant rate, the loss and its gradient at several "
+        "points along the gradient, from half to four times the step. Relative change is the "
+        "largest distance between the gradient at such a point and the one at the weights, in "
+        "units of the latter; effective beta divides that distance by that of the points. BN is "
+        "also trained with noise behind every norm, whose mean and scale change at every step, "
+        "so that what the next layer gets never settles."
+    ),
     plan=plan,
     scales={
         "smoke": Scale(

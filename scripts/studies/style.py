@@ -40,7 +40,12 @@ def cost(norm):
 DIGITS = {NONE: "digits", NUISANCE: "styled_digits", LABEL: "contrast_digits"}
 STUDY = Study(
     question="Which norm where the style of an image is a nuisance, and where it matters?",
-    about="",
+    about=(
+        "Images in a random contrast and random colours, which are drawn once for each: as a "
+        "nuisance, when the digit or object is to be told, and as the label, when the contrast is. "
+        "Styles are affine by channel, which is what instance statistics take out. Style transfer "
+        "and other generation are out of scope."
+    ),
     plan=plan,
     scales={
         "smoke": Scale(

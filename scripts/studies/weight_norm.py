@@ -44,7 +44,11 @@ def faster(norm, than):
 
 STUDY = Study(
     question="What does weight norm give, and which of its parts gives it?",
-    about="",
+    about=(
+        "ConvPool-CNN-C with Adam, as in the paper. Weight norm is initialized from the first "
+        "batch, as there, and as drawn for comparison. At the scale of 2 cores: a quarter of the "
+        "width, a subset, few epochs, and a higher rate."
+    ),
     plan=plan,
     scales={
         "smoke": Scale(

@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -85,14 +84,21 @@ def run(options):
     rows, seconds, failures = execute(
         runs, seeds, folder / "runs", options.data_dir, jobs, study.replicas
     )
-    command = shlex.join(["python", "scripts/study.py", *sys.argv[1:]])
     found = results.result(
-        options.study, study, options.scale, seeds, command, rows, seconds / jobs, failures
+        options.study, study, options.scale, seeds, command(options), rows, seconds / jobs, failures
     )
     written = results.write(folder, found, study, rows)
     print(results.text(found), "", *written, sep="\n")
     if failures:
         raise RuntimeError(f"{len(failures)} runs failed; their log.txt says why")
+
+
+def command(options):
+    """What makes the same result elsewhere, where the data is in another place."""
+    words = ["python scripts/study.py", options.study, "--scale", options.scale]
+    if options.seeds is not None:
+        words += ["--seeds", *map(str, options.seeds)]
+    return " ".join(words + ["--data-dir DIR"] * (options.data_dir is not None))
 
 
 def listing(known):

@@ -52,7 +52,7 @@ class Lines:
         figure, axes = panels(len(parts))
         for part, axis in zip(parts, axes, strict=True):
             chosen = rows.where(**{self.panels: part}) if self.panels else rows
-            for place, name in enumerate(chosen.values(self.by)):
+            for place, name in enumerate(rows.values(self.by)):
                 points = sorted(x for x in chosen.where(**{self.by: name}).values(self.x))
                 means = [
                     chosen.mean_and_spread(self.y, **{self.by: name, self.x: x}) for x in points
@@ -72,7 +72,7 @@ class Lines:
                     **style(name),
                     label=f"{name}, published",
                 )
-            axis.set(xlabel=self.labels.get(self.x, self.x), title=part or "")
+            axis.set(xlabel=self.labels.get(self.x, self.x), title=title(self.panels, part))
             scales(axis, self.log, self.percent)
             if "x" in self.log:
                 ticks = sorted(
@@ -81,7 +81,7 @@ class Lines:
                 axis.set_xticks(ticks, [f"{x:g}" for x in ticks])
                 axis.minorticks_off()
         axes[0].set_ylabel(self.labels.get(self.y, self.y))
-        legend(figure, axes)
+        legend(figure, axes, self.by)
         return figure
 
 
@@ -118,7 +118,7 @@ class Curves:
         figure, axes = panels(len(parts))
         for part, axis in zip(parts, axes, strict=True):
             chosen = rows.where(**{self.panels: part}) if self.panels else rows
-            for place, name in enumerate(chosen.values(self.by)):
+            for place, name in enumerate(rows.values(self.by)):
                 curves = [c for row in chosen.where(**{self.by: name}) if (c := self.curve(row))]
                 if not curves:
                     continue
@@ -128,10 +128,10 @@ class Curves:
                 axis.plot(x, y.mean(0), lw=1.5, label=name, **look)
                 if len(y) > 1:
                     axis.fill_between(x, y.min(0), y.max(0), color=look["color"], alpha=0.15, lw=0)
-            axis.set(xlabel=self.labels[0], title=part or "")
+            axis.set(xlabel=self.labels[0], title=title(self.panels, part))
             scales(axis, self.log, self.percent)
         axes[0].set_ylabel(self.labels[1])
-        legend(figure, axes)
+        legend(figure, axes, self.by)
         return figure
 
 
@@ -179,7 +179,7 @@ class Scatter:
                         name, (x, y), xytext=(5, 4), textcoords="offset points", fontsize=8
                     )
             axis.margins(x=0.15)
-            axis.set(xlabel=self.labels.get(self.x, self.x), title=part or "")
+            axis.set(xlabel=self.labels.get(self.x, self.x), title=title(self.panels, part))
             scales(axis, "", self.percent)
         axes[0].set_ylabel(self.labels.get(self.y, self.y))
         return figure
@@ -206,7 +206,7 @@ class Shares:
             return None
         patches, figures = require("matplotlib.patches", "matplotlib.figure")
         count = -(-len(parts) // self.columns)
-        figure = figures.Figure(figsize=(8.2, 0.5 + 2.0 * count), dpi=150, layout="constrained")
+        figure = figures.Figure(figsize=(8.2, 0.5 + 1.65 * count), dpi=150, layout="constrained")
         axes = figure.subplots(count, self.columns, sharey=True, squeeze=False).ravel()
         for axis in axes[len(parts) :]:
             axis.set_visible(False)
@@ -231,6 +231,11 @@ class Shares:
         handles = [patches.Patch(color=COLOURS[s], label=LABELS[s]) for s in used[::-1]]
         figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize=9)
         return figure
+
+
+def title(factor, value):
+    """The title of a panel; words need no factor beside them."""
+    return "" if factor is None else value if isinstance(value, str) else f"{factor}: {value}"
 
 
 def style(name, position=0):
@@ -274,12 +279,11 @@ def scales(axis, log, percent):
         axis.yaxis.set_major_formatter(ticker.PercentFormatter(1, decimals=None))
 
 
-def legend(figure, axes):
+def legend(figure, axes, title):
     """One legend for all axes, on the right."""
     handles = {}
     for axis in axes:
         handles |= {label: h for h, label in zip(*axis.get_legend_handles_labels(), strict=True)}
     if len(handles) > 1:
-        figure.legend(
-            handles.values(), handles, loc="outside right upper", frameon=False, fontsize=8
-        )
+        look = {"frameon": False, "fontsize": 8, "title_fontsize": 8}
+        figure.legend(handles.values(), handles, loc="outside right upper", title=title, **look)

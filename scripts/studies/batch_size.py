@@ -64,7 +64,7 @@ STUDY = Study(
                 dataset="cifar10",
                 width=0.25,
                 train_examples=1500,
-                test_examples=2000,
+                test_examples=1000,
                 epochs=4,
             ),
             seeds=(0, 1, 2),

@@ -47,7 +47,7 @@ def time_beyond(norm, than, kind="training"):
 MAPS, VECTORS = "(None, 10, 10, 5)", "(20, 5, 10)"
 CONV, LSTM, TRANSFORMER = "conv6", "LSTM", "Transformer"
 IMAGES = ("none", "bn", "ln", "gn", "in", "bin", "sn", "wn", "wn_mobn")
-SEQUENCES = ("none", "ln", "rms", "bn", "sn", "wn")
+SEQUENCES = ("none", "ln", "rms", "bn", "sn")
 STUDY = Study(
     question="Which norm is the best trade of cost and accuracy?",
     about=(
@@ -84,7 +84,7 @@ STUDY = Study(
                             dataset="cifar10",
                             width=0.25,
                             train_examples=1500,
-                            test_examples=2000,
+                            test_examples=1000,
                             epochs=4,
                         ),
                     ),

@@ -8,7 +8,7 @@ from laboratory.tasks import Train, preferences
 from studies import published
 from zoo.training import TrainOptions
 
-SOURCE = "1806.10779, 1811.07727"
+SOURCE = "1806.10779, 1811.07727; ARTICLES 13"
 RESNET, CONV6 = "ResNet-20", "conv6"
 WIDTHS = {RESNET: 1.0, CONV6: 1.0}
 
@@ -74,21 +74,23 @@ def separation(rows):
 PARTS = {"stem": "stem", "stage1": "1", "stage2": "2", "stage3": "3"}
 
 
+def shares(rows, kind, part=None):
+    """Means over the layers of a stage, or of the net."""
+    layers = (layer for row in rows for layer in row["importance"].items())
+    chosen = (weights for path, weights in layers if part in (None, analysis.stage(path)))
+    return analysis.average(chosen)[kind]
+
+
 def beside_the_paper(rows):
     """The published shares, and ours: over the net by batch, and by depth for either end."""
-    rows = rows.where(model=RESNET, decay=True)
-    rows = type(rows)(row for row in rows if "importance" in row)
-    if not rows:
-        return {}
+    rows = type(rows)(row for row in rows.where(decay=True) if "importance" in row)
+    plain, rows = rows.where(model=CONV6), rows.where(model=RESNET)
     panels = {
         "Paper (ResNet-50, ImageNet): net, by samples per GPU": {
-            str(batch): shares for batch, shares in published.BATCH_SIZES.items()
+            str(batch): weights for batch, weights in published.BATCH_SIZES.items()
         },
-        "Ours: net, by samples per statistic": {
-            str(batch): analysis.average(
-                weights for row in rows.where(batch=batch) for weights in row["importance"].values()
-            )["both"]
-            for batch in rows.values("batch")
+        "ResNet-20: net, by samples per statistic": {
+            str(batch): shares(rows.where(batch=batch), "both") for batch in rows.values("batch")
         },
     }
     for published_batch, own in ((32, max), (2, min)):
@@ -97,15 +99,14 @@ def beside_the_paper(rows):
             panels[f"Paper: {kind}, {published_batch} samples, by block"] = published.BLOCKS[
                 published_batch
             ][kind]
-            panels[f"Ours: {kind}, {own} samples, by stage"] = {
-                label: analysis.average(
-                    weights
-                    for row in rows.where(batch=own)
-                    for path, weights in row["importance"].items()
-                    if analysis.stage(path) == stage
-                )[kind]
-                for stage, label in PARTS.items()
+            panels[f"ResNet-20: {kind}, {own} samples, by stage"] = {
+                label: shares(rows.where(batch=own), kind, stage) for stage, label in PARTS.items()
             }
+    for batch in plain.values("batch"):
+        panels[f"Plain net: mean and variance, {batch} samples, by stage"] = {
+            PARTS[stage]: shares(plain.where(batch=batch), "both", stage)
+            for stage in ("stage1", "stage2", "stage3")
+        }
     return panels
 
 

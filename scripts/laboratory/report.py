@@ -1,28 +1,30 @@
-"""The report of studies: what their results say, composed once and written in two formats.
-
-A report is a list of blocks, `Heading` to `Figure`, of texts: strings, `Link`, `Mark`, `Code`, or
-tuples of them. Answers are composed from the results alone.
-"""
+"""The report of studies: what their results say, as Markdown, and that as a page of HTML."""
 
 import base64
 import collections
 import dataclasses
-import functools
 import html
+import itertools
 import json
+import os
+import re
 import shutil
 from pathlib import Path
+from urllib.parse import quote, unquote
+
+import markdown
 
 from keras_norms.analysis import LABELS
 from laboratory import results
 from laboratory.judge import CONFIDENCE, FAILS, HOLDS, UNDECIDED, judge
 from laboratory.study import Claim, Rows, gap, studies
 
-TITLE = "Which normalization layer?"
+TITLE, RUN = "Which normalization layer?", "python scripts/study.py"
 SYMBOLS = {HOLDS: "✔", FAILS: "✘", UNDECIDED: "?"}
 SCALES = ("smoke", "cpu", "full")
 # Lists in the rows, which are left out where result.json gets too large to be committed.
 BULKY, LIMIT = ("dynamics", "noise", "curves", "importance"), 200_000
+
 
 @dataclasses.dataclass(frozen=True)
 class Result:
@@ -33,8 +35,10 @@ class Result:
 
     @property
     def rows(self):
-        """Those of the seeds that are judged."""
-        return Rows(row for row in self.facts["rows"] if row["seed"] in self.facts["seeds"])
+        """Those of the seeds that are judged, with norms as sentences call them."""
+        called = {"none": {"norm": "no norm"}}
+        rows = (row for row in self.facts["rows"] if row["seed"] in self.facts["seeds"])
+        return Rows(row | called.get(row.get("norm"), {}) for row in rows)
 
     @property
     def name(self):
@@ -53,12 +57,15 @@ class Result:
             if t["cells"]
         ]
 
-    @property
-    def figures(self):
-        return [
-            f"![{escaped(caption)}]({self.folder / name}.png)\n*{escaped(caption)}*"
-            for name, caption in self.facts["figures"].items()
-        ]
+    def figures(self, folder):
+        """Its figures, for Markdown that lies in a folder."""
+        shown = []
+        for name, caption in self.facts["figures"].items():
+            path, caption = self.folder / f"{name}.png", escaped(caption)
+            link = quote(os.path.relpath(path, folder))
+            there = path.exists()
+            shown.append(f"![{caption}]({link})\n*{caption}*" if there else f"⚠ {caption} Missing.")
+        return shown
 
     def judge(self, effect):
         """Whether an effect is more than zero."""
@@ -76,7 +83,7 @@ def read(paths):
         path = path / "result.json" if (path / "result.json").exists() else path
         files = [path] if path.is_file() else sorted(path.glob("*/result.json"))
         if not files:
-            raise ValueError(f"{path} holds no result.json, as `scripts/study.py` writes it")
+            raise ValueError(f"{path} holds no result.json of scripts/study.py. Name other folders")
         found += map(_read, files)
     return found
 
@@ -84,7 +91,7 @@ def read(paths):
 def _read(path):
     try:
         result = Result(path.parent, json.loads(path.read_text()))
-        _study(result)
+        _study(result, path.parent)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise ValueError(f"{path} is no result of scripts/study.py ({reason})") from error
@@ -99,7 +106,8 @@ def collect(found, folder):
     for name, result in zip(names, found, strict=True):
         facts, figures = dict(result.facts), {f"{name}.png" for name in result.facts["figures"]}
         for bulk in BULKY:
-            if len(json.dumps(facts, indent=1)) > LIMIT:
+            there = any(bulk in row for row in facts["rows"])
+            if there and len(json.dumps(facts, indent=1)) > LIMIT:
                 rows = [{k: v for k, v in row.items() if k != bulk} for row in facts["rows"]]
                 facts |= {"rows": rows, "left_out": [*facts.get("left_out", ()), bulk]}
         target = folder / name
@@ -118,22 +126,33 @@ WORDS = {"error": "test error", "accuracy": "test accuracy", "cross_entropy": "t
 WORDS |= {"recalibrated_error": "test error with recalibrated statistics"}
 WORDS |= {"both_net_batch": "the share of batch statistics in switches"}
 UNITS = {"batch": "samples in a batch", "replicas": "replicas"}
-CHANGES = {HOLDS: "higher by", FAILS: "lower by", UNDECIDED: "not told apart from unchanged:"}
+CHANGES = {
+    HOLDS: "rises with",
+    FAILS: "falls with",
+    UNDECIDED: "cannot be told from unchanged with",
+}
 
 
 def distributed(known):
-    """What more replicas do to the error and to the time of a step."""
-    rows = known["distributed"].rows
-    times = [
-        f"{norm} {end / start:.2f}"
-        for norm in rows.values("norm")
-        if (start := rows.mean("seconds_per_step", norm=norm, replicas=min))
-        and (end := rows.mean("seconds_per_step", norm=norm, replicas=max))
-    ]
+    """What more replicas do to the error, to the time of a step, and to the weights."""
     said = change(known["distributed"], "error", "replicas", (min, max), "norm")
+    rows = known["distributed"].rows.where(replicas=max)
+    many = f"On {rows[0]['replicas']} replicas" if rows else ""
+    bn = rows.mean("seconds_per_step", norm="bn")
+    seconds = {norm: rows.mean("seconds_per_step", norm=norm) for norm in rows.values("norm")}
+    times = [f"{time / bn:.2f} with {norm}" for norm, time in seconds.items() if bn and time]
     if times:
-        said.append(f"A step on the most replicas, in times of one on the fewest: {listed(times)}.")
-    return [Text(line, "answer") for line in said]
+        said.append(f"{many}, a step takes, in times of that with bn, {listed(times)}.")
+    for uneven, batches in ((False, "equal"), (True, "unequal")):
+        own = rows.where(uneven=uneven)
+        means = {norm: own.mean("weights_difference", norm=norm) for norm in own.values("norm")}
+        apart = [f"{mean:.0e} with {norm}" for norm, mean in means.items() if mean is not None]
+        if apart:
+            said.append(
+                f"{many} with {batches} batches, weights differ from those of one device after a "
+                f"few steps by {listed(apart)}."
+            )
+    return answers(said)
 
 
 # Studies, the factors that tell their tasks apart, and what is best in them.
@@ -152,39 +171,47 @@ def task(known):
         for values in dict.fromkeys(tuple(r.get(f) for f in factors) for r in known[study].rows):
             where = dict(zip(factors, values, strict=True))
             rows = known[study].rows.where(**where)
-            means = {norm: rows.mean(measure, norm=norm) for norm in rows.values("norm")}
-            means = {norm: mean for norm, mean in means.items() if mean is not None}
+            seeds = len(known[study].facts["seeds"])
+            means = {
+                norm: rows.mean(measure, norm=norm)
+                for norm in rows.values("norm")
+                if sum(row.get(measure) is not None for row in rows.where(norm=norm)) == seeds
+            }
             if len(means) < 2:
                 continue
             best = better(means, key=means.get)
             alike = []
-            for norm in means:
+            for norm in rows.values("norm"):
                 more, less = (best, norm) if better is max else (norm, best)
                 lead = gap(measure, {"norm": more}, {"norm": less}, **where)
-                if norm != best and known[study].judge(lead)["verdict"] != HOLDS:
+                if norm not in means:
+                    alike.append(f"{norm} (without some of its runs)")
+                elif norm != best and known[study].judge(lead)["verdict"] != HOLDS:
                     alike.append(norm)
             wins[best] += 1
             name = ", ".join(f"{factor} {value}" for factor, value in where.items()) or "-"
             value = f"{WORDS[measure]} {form.format(means[best])}"
-            lines.append([known[study].link, name, best, value, ", ".join(alike) or "-"])
-    blocks = []
+            cells = (name, best, value, ", ".join(alike) or "-")
+            lines.append([known[study].link, *map(escaped, cells)])
+    said, tables = [], []
     if lines:
         counts = listed(f"{norm} in {count}" for norm, count in wins.most_common())
         alone = sum(line[-1] == "-" for line in lines)
-        said = f"Of {len(lines)} tasks, the best mean has {counts}; in {alone} of them it is told "
+        said.append(
+            f"Of {len(lines)} tasks, the best mean is that of {counts}; in {alone} of them it is "
+            "told apart from that of every other norm."
+        )
         header = ["study", "task", "best mean", "which is", "not told apart from it"]
-        blocks = [
-            Text(f"{said}apart from that of every other norm.", "answer"),
-            Table("The best norm by task", header, lines, "words"),
-        ]
+        tables.append(f"**The best norm by task**\n\n{results.markdown_table(header, lines)}")
     rows = known["preferences"].rows.where(decay=True)
     for model in rows.values("model"):
-        own = rows.where(model=model, batch=max)
-        shares = {kind: own.mean(f"both_net_{kind}", model=model) for kind in LABELS}
+        own = rows.where(model=model).where(batch=max)
+        shares = {kind: own.mean(f"both_net_{kind}") for kind in LABELS}
         named = [f"{LABELS[kind]} {mean:.2f}" for kind, mean in shares.items() if mean is not None]
-        said = f"Left to choose, the switches of {model} weigh {listed(named)}."
-        blocks += [Text(said, "answer")] * bool(named)
-    return blocks
+        if named:
+            chosen = f"Left to choose at {own[0]['batch']} samples, switches in {model} weigh"
+            said.append(f"{chosen} {listed(named)}.")
+    return answers(said) + tables
 
 
 def batch_size(known):
@@ -195,39 +222,35 @@ def batch_size(known):
         *change(known["batch_size"], "recalibrated_error", *ends, "norm"),
         *change(known["preferences"], "both_net_batch", *ends, "model", decay=True),
     ]
-    return [Text(line, "answer") for line in said]
+    return answers(said)
 
 
 def trade_off(known):
     """The norms that no other beats in both time and error, by model."""
-    blocks, rows, trained = [], known["cost"].rows, known["batch_size"]
+    said, rows = [], known["cost"].rows
     for model in rows.values("model"):
-        own = rows.where(model=model)
-        same = trained.facts["settings"].get("model") == model
-        plane = {}
-        for norm in own.values("norm"):
-            time, error = own.mean("training_ratio", norm=norm), own.mean("error", norm=norm)
-            if error is None and same:
-                error = trained.rows.where(batch=max).mean("error", norm=norm)
-            if time is not None:
-                plane[norm] = time, error
-        told = {n: f"{n} ({t:.2f} x, {e:.1%})" for n, (t, e) in plane.items() if e is not None}
+        means = {
+            norm: [rows.mean(m, model=model, norm=norm) for m in ("training_ratio", "error")]
+            for norm in rows.where(model=model).values("norm")
+        }
+        plane = {norm: pair for norm, pair in means.items() if None not in pair}
         front = [
-            norm
-            for norm in sorted(told, key=plane.get)
+            f"{norm} ({time:.2f} x, {error:.1%})"
+            for norm, (time, error) in sorted(plane.items(), key=lambda item: item[1])
             if not any(
-                plane[other] != plane[norm]
-                and all(a <= b for a, b in zip(plane[other], plane[norm], strict=True))
-                for other in told
+                t <= time and e <= error for t, e in plane.values() if (t, e) != (time, error)
             )
         ]
-        said = f"In {model}, by the means, none is both faster in training and more accurate than "
-        said += f"{listed(told[norm] for norm in front)}." if front else ""
-        if not told:
-            named = [f"{n} {plane[n][0]:.2f}" for n in sorted(plane, key=plane.get)]
-            said = f"The relative time of a training step in {model} is {listed(named)}."
-        blocks += [Text(said, "answer")] * bool(plane)
-    return blocks
+        times = {norm: time for norm, (time, _) in means.items() if time is not None}
+        if front:
+            said.append(
+                f"Unbeaten in {model}, by their means of both the time of a training step (over "
+                f"that without a norm) and the test error: {listed(front)}."
+            )
+        elif times:
+            named = listed(f"{norm} {times[norm]:.2f} x" for norm in sorted(times, key=times.get))
+            said.append(f"In {model}, a training step takes, over that without a norm: {named}.")
+    return answers(said)
 
 
 # Of the longest article: the question, its studies, and what composes the answer.
@@ -239,7 +262,7 @@ QUESTIONS = (
     ),
     (
         "Which one should you use for your task?",
-        ("sequence", "style", "preferences", "weight_norm", "batch_size"),
+        ("sequence", "style", "preferences", "weight_norm"),
         task,
     ),
     (
@@ -249,7 +272,7 @@ QUESTIONS = (
     ),
     (
         "Which is the best trade-off of computation and accuracy for your network?",
-        ("cost", "batch_size"),
+        ("cost",),
         trade_off,
     ),
 )
@@ -260,19 +283,22 @@ def change(result, measure, factor, ends, by, **where):
     rows = result.rows.where(**where)
     values = rows.values(factor)
     start, end = (limit(values, default=None) for limit in ends)
-    said = {verdict: [] for verdict in CHANGES}
+    effects = {}
     for name in rows.values(by) if start != end else ():
-        effect = gap(measure, {factor: end}, {factor: start}, **where, **{by: name})
-        found = result.judge(effect)
-        if found["mean"] is not None:
-            said[found["verdict"]].append((found["mean"], name))
-    parts = [
-        f"{CHANGES[verdict]} {listed(f'{name} {100 * m:+.1f}' for m, name in sorted(names))}"
-        for verdict, names in said.items()
-        if names
-    ]
-    start = f"At {end} {UNITS[factor]} instead of {start}, {WORDS[measure]}, in points, is "
-    return [f"{start}{'; '.join(parts)}."] if parts else []
+        own = rows.where(**{by: name})
+        if {start, end} <= set(own.values(factor)) and own.mean(measure) is not None:
+            effect = gap(measure, {factor: end}, {factor: start}, **where, **{by: name})
+            effects[name] = result.judge(effect)
+    said = collections.defaultdict(list)
+    order = sorted(effects.items(), key=lambda item: -(item[1]["mean"] or 0))
+    for name, effect in order:
+        if effect["mean"] is None:
+            said["is not known with"].append(name)
+        else:
+            said[CHANGES[effect["verdict"]]].append(f"{name} ({100 * effect['mean']:+.1f})")
+    parts = [f"{phrase} {listed(names)}" for phrase, names in said.items()]
+    moved = f"From {start} to {end} {UNITS[factor]}, {WORDS[measure]}, in points, "
+    return [f"{moved}{'; '.join(parts)}."] if parts else []
 
 
 def listed(words):
@@ -281,3 +307,157 @@ def listed(words):
     return f"{', '.join(words)} and {last}" if words else last
 
 
+def answers(sentences):
+    """Answers, as quotes in Markdown."""
+    return [f"> {escaped(sentence)}" for sentence in sentences]
+
+
+def escaped(text):
+    """A text that Markdown and HTML show as it is, in one line."""
+    text = html.escape(" ".join(str(text).split()), quote=False).replace("|", "&#124;")
+    return re.sub(r"([\\`*_\[\]])", r"\\\1", text)
+
+
+def table(header, lines):
+    """A table of texts."""
+    header, *lines = ([*map(escaped, line)] for line in (header, *lines))
+    return results.markdown_table(header, lines)
+
+
+def mark(verdict):
+    """A verdict, told by symbol and word."""
+    return f"{SYMBOLS[verdict]} {verdict}"
+
+
+def document(found, folder):
+    """The report of results, as Markdown that lies in a folder."""
+    found = sorted(found, key=lambda r: (r.facts["study"], SCALES.index(r.facts["scale"])))
+    known = {result.facts["study"]: result for result in found}  # of the largest scale
+    asked = {name: "" for _, names, _ in QUESTIONS for name in names}
+    planned = asked | {name: study.question for name, study in studies().items()}
+    missing = {
+        name: f"⚠ {escaped(name)} is **not run**. {escaped(question)} `{RUN} {name}` runs it."
+        for name, question in planned.items()
+        if name not in known
+    }
+    nothing = Result(Path(), {"rows": [], "seeds": [], "settings": {}})
+    parts = []
+    for number, (question, names, compose) in enumerate(QUESTIONS, 1):
+        content = compose(dict.fromkeys(asked, nothing) | known)
+        content += [missing[name] for name in names if name in missing]
+        content += _seen([known[name] for name in names if name in known], folder)
+        parts.append((f"question-{number}", question, content))
+    lines = [
+        [mark(c["verdict"]), f"({escaped(c['name'])}) {escaped(c['statement'])}", result.link]
+        for result in found
+        for c in result.facts["claims"]
+    ]
+    claims = results.markdown_table(["verdict", "claim", "study"], lines)
+    parts.append(("claims", "All claims", [claims]))
+    parts += [(r.link.split("#")[1][:-1], escaped(r.name), _study(r, folder)) for r in found]
+    parts += [("missing", "Not run", list(missing.values()))] * bool(missing)
+    count = collections.Counter(line[0] for line in lines)
+    blocks = [
+        f"# {TITLE}",
+        f"Published claims: {len(lines)}, judged in {len(found)} studies. "
+        f"{', '.join(f'{mark(v)}: {count[mark(v)]}' for v in SYMBOLS)}. A claim holds where the "
+        f"{CONFIDENCE:.0%} confidence interval of its mean effect over seeds lies above a "
+        "threshold, does not where it lies below, and is undecided otherwise, or with one seed. "
+        "± is the standard deviation over seeds. Each sentence is composed from the results.",
+        "\n".join(f"- [{title}](#{anchor})" for anchor, title, _ in parts),
+    ]
+    for anchor, title, content in parts:
+        blocks += [f'## <a id="{anchor}"></a>{title}', *content]
+    return "\n\n".join(blocks) + "\n"
+
+
+def _seen(found, folder):
+    """What a question takes from its studies: the verdicts, the first figures and tables."""
+    lines = []
+    for result, verdict in itertools.product(found, SYMBOLS):
+        named = [c["statement"] for c in result.facts["claims"] if c["verdict"] == verdict]
+        if named:
+            lines.append(
+                [
+                    mark(verdict),
+                    "<br>".join(f"• {escaped(statement)}" for statement in named),
+                    result.link,
+                ]
+            )
+    claims = [results.markdown_table(["verdict", "published", "study"], lines)] if lines else []
+    shown = [part for result in found for part in (*result.figures(folder)[:1], *result.tables[:1])]
+    return [*(line for result in found for line in _warnings(result)), *claims, *shown]
+
+
+def _warnings(result):
+    """What to know before believing a result; nothing, mostly."""
+    facts, said = result.facts, []
+    if facts["scale"] == "smoke":
+        said.append("of smoke scale, which shows that the study runs, and nothing about norms")
+    if not facts["seeds"]:
+        said.append("only of seeds on which criteria were chosen, so that nothing is judged")
+    if facts["failures"]:
+        said.append(f"{len(facts['failures'])} runs failed")
+    if "left_out" in facts:
+        said.append(f"without {listed(facts['left_out'])} in result.json, to be small")
+    return [f"⚠ {result.link}: {escaped('; '.join(said))}."] if said else []
+
+
+def _study(result, folder):
+    """A study in full."""
+    facts, lines = result.facts, []
+    for claim, line in zip(facts["claims"], results.claim_rows(facts)[1], strict=True):
+        name, source, measured = map(escaped, line[:3])
+        told = {"by seed": claim["effects"].values()}
+        if claim["interval"]:
+            told = {f"{CONFIDENCE:.0%} interval": claim["interval"]} | told
+        if claim["calibration"]:
+            told["on calibration seeds, not judged"] = claim["calibration"].values()
+        for what, values in told.items():
+            shown = ("-" if v is None else claim["form"].format(v) for v in values)
+            measured += f"<br>{what}: {', '.join(shown)}"
+        remark = f"<br>{escaped(claim['remark'])}" if claim["remark"] else ""
+        lines.append([name + remark, source, measured, mark(claim["verdict"])])
+    header = ["claim", "source", "measured", "verdict"]
+    made = {fact: escaped(facts[fact]) for fact in ("date", "machine")}
+    made["minutes"] = f"{facts['minutes']:.1f}"
+    for fact in ("seeds", "calibration_seeds", "chosen_on_seeds"):
+        made[fact.replace("_", " ")] = ", ".join(map(str, facts[fact])) or "none"
+    made["versions"] = escaped(", ".join(" ".join(item) for item in facts["versions"].items()))
+    made["command"] = f"<code>{escaped(facts['command'])}</code>"
+    made["settings"] = f"<code>{escaped(json.dumps(facts['settings']))}</code>"
+    return [
+        *answers([facts["question"]]),
+        *([escaped(facts["about"])] if facts["about"] else []),
+        *_warnings(result),
+        *(f"⚠ failed: {escaped(f'{run}: {why}')}" for run, why in facts["failures"].items()),
+        results.markdown_table(header, lines) if lines else "No claims are judged.",
+        *result.tables,
+        *result.figures(folder),
+        results.markdown_table(["how it was made", ""], made.items()),
+    ]
+
+
+def page(text, folder):
+    """A document as one file of HTML: its figures are in it, and nothing is loaded."""
+
+    def picture(match):
+        path = Path(os.path.normpath(folder / unquote(html.unescape(match[1]))))
+        data = path.read_bytes()
+        width = int.from_bytes(data[16:20]) * 2 // 3  # of PNG, at 150 dots per inch: 100 on a page
+        shape = f'width="{width}"' + ' class="wide"' * (width > 700)
+        return f'{shape} src="data:image/png;base64,{base64.b64encode(data).decode()}"'
+
+    body = markdown.markdown(text, extensions=["tables"], output_format="html")
+    body = re.sub(r'src="(.*?\.png)"', picture, body)
+    body = body.replace("<p>⚠", '<p class="warning">⚠')
+    for verdict in SYMBOLS:
+        name = verdict.split()[0]
+        pill = f'<td><span class="verdict {name}">{mark(verdict)}</span></td>'
+        body = body.replace(f"<td>{mark(verdict)}</td>", pill)
+    style = (Path(__file__).with_name("report.css")).read_text()
+    return (
+        f'<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n<title>{TITLE}</title>\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<style>\n{style}</style>\n<main>\n{body}\n</main>\n</html>\n"
+    )

@@ -73,6 +73,8 @@ def run(options):
     seeds = scale.seeds if options.seeds is None else options.seeds
     if len(set(seeds)) < len(seeds) or not seeds or min(seeds) < 0:
         raise ValueError(f"seeds must differ from each other, and be 0 or more. Received: {seeds}")
+    if options.jobs is not None and options.jobs < 1:
+        raise ValueError(f"jobs must be positive. Received: {options.jobs}")
     alone = study.timed or tf.config.list_physical_devices("GPU")
     jobs = options.jobs or (1 if alone else min(4, os.cpu_count() or 1))
     folder = options.output / f"{options.study}-{options.scale}"

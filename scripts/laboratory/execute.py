@@ -1,17 +1,16 @@
 """Does the runs of a study, several at a time; what is done already is not done again."""
 
 import collections
-import concurrent.futures
 import contextlib
 import dataclasses
 import json
 import multiprocessing
+import multiprocessing.connection
 import os
 import shutil
 import signal
 import time
 import traceback
-from concurrent.futures.process import BrokenProcessPool
 
 import tensorflow as tf
 from tqdm import tqdm
@@ -59,51 +58,81 @@ def _do(places, work, data_dir, jobs, replicas):
     """Does the runs of these folders: `{folder: what failed}`."""
     failures, waiting = {}, collections.deque(places)
     threads = max(1, os.cpu_count() // jobs)
-    context = multiprocessing.get_context("spawn")  # TensorFlow does not survive a fork
+    busy, idle = {}, []
     with (
         _at_sigterm(_tell_children),
         tqdm(total=len(work), initial=len(work) - len(places), unit="run") as bar,
+        contextlib.ExitStack() as workers,
     ):
-        while waiting:  # again after a process has died, which takes its pool along
-            with concurrent.futures.ProcessPoolExecutor(
-                jobs, context, initializer=_prepare, initargs=(threads, replicas)
-            ) as pool:
-                for place, reason in _results(pool, jobs, waiting, work, data_dir):
-                    bar.set_postfix_str(place.name)
-                    if reason is not None:
-                        failures[place] = reason
-                        bar.write(f"{place.name} failed: {reason} (see {place / 'log.txt'})")
-                    bar.update()
+        while waiting or busy:
+            while waiting and len(busy) < jobs:
+                worker = idle.pop() if idle else workers.enter_context(_Worker(threads, replicas))
+                place = waiting.popleft()
+                worker.begin(*work[place], place, data_dir)
+                busy[worker.pipe] = worker, place
+            for pipe in multiprocessing.connection.wait(busy):
+                worker, place = busy.pop(pipe)
+                try:
+                    reason = pipe.recv()
+                    idle.append(worker)
+                except EOFError:
+                    reason = "its process has died"
+                bar.set_postfix_str(place.name)
+                if reason is not None:
+                    failures[place] = reason
+                    bar.write(f"{place.name} failed: {reason} (see {place / 'log.txt'})")
+                bar.update()
     return failures
 
 
-def _results(pool, jobs, waiting, work, data_dir):
-    """Yields `(folder, what failed or None)` until none is waiting, or the pool is broken."""
-    futures, broken = {}, False
-    while futures or (waiting and not broken):
-        # No more than the processes can begin: what a pool holds already cannot be called off.
-        while waiting and not broken and len(futures) < jobs:
-            place = waiting.popleft()
-            futures[pool.submit(_run, *work[place], place, data_dir)] = place
-        done, _ = concurrent.futures.wait(futures, return_when=concurrent.futures.FIRST_COMPLETED)
-        for future in done:
-            try:
-                reason = future.result()
-            except Exception as error:  # its process has died, or cannot write what it found
-                broken = broken or isinstance(error, BrokenProcessPool)
-                reason = f"{type(error).__name__}: {error}"
-            yield futures.pop(future), reason
+class _Worker:
+    """A process that does one run after the other, until its pipe is closed.
+
+    Not `concurrent.futures`: there a process that dies takes the others along, and one that is
+    told to end begins another run.
+    """
+
+    def __init__(self, threads, replicas):
+        context = multiprocessing.get_context("spawn")  # TensorFlow does not survive a fork
+        self.pipe, other = context.Pipe()
+        self._process = context.Process(target=_serve, args=(other, threads, replicas))
+        self._process.start()
+        other.close()
+
+    def begin(self, *run):
+        """Begins a run; what `_outcome` says of it can be received from the pipe."""
+        self.pipe.send(run)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.pipe.close()
+        self._process.join()
 
 
-def _prepare(threads, replicas):
-    """What a process does before its first run."""
+def _serve(pipe, threads, replicas):
+    """What a worker's process does."""
     tf.config.threading.set_intra_op_parallelism_threads(threads)
     with contextlib.suppress(ValueError):  # which the runs will raise
         distribution.strategy(replicas)  # TensorFlow sets up its devices once
+    with contextlib.suppress(EOFError, BrokenPipeError, KeyboardInterrupt, Terminated):
+        while True:
+            pipe.send(_outcome(*pipe.recv()))
+
+
+def _outcome(*run):
+    """Does a run: None, or what failed."""
+    try:
+        _run(*run)
+    except Terminated:  # it has been told to end, and has saved itself
+        raise
+    except Exception as error:  # whatever a run may raise
+        return f"{type(error).__name__}: {error}"
 
 
 def _run(run, seed, place, data_dir):
-    """Does one run, or goes on with it, and writes `rows.json`: None, or what failed."""
+    """Does one run, or goes on with it, and writes `rows.json`."""
     settings, before = describe(run.task), _json(place / "task.json") or {}
     if place.exists() and _work(before) != _work(settings):  # of another plan
         shutil.rmtree(place)
@@ -112,18 +141,15 @@ def _run(run, seed, place, data_dir):
     (place / "task.json").write_text(json.dumps(settings, indent=1) + "\n")
     start = time.perf_counter()
     with (
-        _at_sigterm(signal.default_int_handler),
         open(place / "log.txt", "a") as log,
         contextlib.redirect_stdout(log),
         contextlib.redirect_stderr(log),
     ):
         try:
             rows = run.task.rows(seed, place, data_dir)
-        except Terminated as end:  # it has saved itself
-            raise KeyboardInterrupt from end
-        except Exception as error:  # whatever a run may raise
+        except Exception:
             traceback.print_exc()
-            return f"{type(error).__name__}: {error}"
+            raise
     record = {"rows": rows, "seconds": time.perf_counter() - start}
     (place / "rows.json.new").write_text(json.dumps(record) + "\n")
     os.replace(place / "rows.json.new", place / "rows.json")

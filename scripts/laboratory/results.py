@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import math
 import os
 import platform
 import shutil
@@ -139,13 +140,15 @@ def write(folder, result, study, rows):
     """
     folder.mkdir(parents=True, exist_ok=True)
     pictures = {}
+    whole = (row for row in rows if not row.keys() & {"diverged", "failed"})
+    seen = type(rows)(row for row in whole if row["seed"] in shown(result))
     for name, figure in study.figures.items():
-        drawn = figure.draw(type(rows)(row for row in rows if row["seed"] in shown(result)))
+        drawn = figure.draw(seen)
         if drawn is not None:
             drawn.savefig(folder / f"{name}.png")
             pictures[name] = drawn
     result["figures"] = {name: study.figures[name].caption for name in pictures}
-    _replace(folder / "result.json", json.dumps(result, indent=1) + "\n")
+    _replace(folder / "result.json", json.dumps(_finite(result), indent=1) + "\n")
     shutil.rmtree(folder / "tensorboard", ignore_errors=True)
     with tf.summary.create_file_writer(str(folder / "tensorboard")).as_default(step=0):
         tf.summary.text("claims", markdown_table(*claim_rows(result)))
@@ -166,6 +169,15 @@ def write(folder, result, study, rows):
 def shown(result):
     """The seeds that tables and figures show: those that are judged, or all if there are none."""
     return result["seeds"] or result["calibration_seeds"]
+
+
+def _finite(value):
+    """A value with None for what JSON has no number for."""
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _replace(path, text):

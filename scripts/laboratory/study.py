@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import math
 import pkgutil
 import statistics
 from collections.abc import Callable, Mapping
@@ -148,11 +149,16 @@ class Rows(list):
         return mean
 
     def mean_and_spread(self, measure, **factors):
-        """Mean and standard deviation, which is None for one row; `(None, None)` for no row."""
+        """Mean and standard deviation, which is None for one row; `(None, None)` for no row.
+
+        The mean is NaN where a value is infinite, or none.
+        """
         found = [row.get(measure) for row in self.where(**factors)]
         found = [value for value in found if value is not None]
         if not found:
             return None, None
+        if not all(map(math.isfinite, found)):
+            return math.nan, None
         spread = statistics.stdev(found) if len(found) > 1 else None
         return statistics.fmean(found), spread
 

@@ -85,6 +85,8 @@ def beside_the_paper(rows):
     """The published shares, and ours: over the net by batch, and by depth for either end."""
     rows = type(rows)(row for row in rows.where(decay=True) if "importance" in row)
     plain, rows = rows.where(model=CONV6), rows.where(model=RESNET)
+    if not rows:
+        return {}
     panels = {
         "Paper (ResNet-50, ImageNet): net, by samples per GPU": {
             str(batch): weights for batch, weights in published.BATCH_SIZES.items()

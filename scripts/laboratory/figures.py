@@ -8,11 +8,14 @@ import numpy as np
 from keras_norms.analysis import LABELS, require
 from keras_norms.figures import COLOURS
 
-# Okabe and Ito's colours, which colour-blind readers tell apart; markers as well.
-_PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
-_MARKERS = "osD^vPX*"
+# Okabe and Ito's colours, which colour-blind readers tell apart, and three of Tol's; markers too.
+_PALETTE = (
+    *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999"),
+    *("#882255", "#999933", "#332288"),
+)
+_MARKERS = "osD^vPX*<>h"
 # Each norm looks alike in all figures.
-_NORMS = ("bn", "gn", "ln", "sn", "in", "wn_mobn", "none", "bin", "wn", "rms")
+_NORMS = ("bn", "gn", "ln", "sn", "in", "wn_mobn", "none", "bin", "wn", "rms", "mobn")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +32,6 @@ class Lines:
         log: the axes that are logarithmic.
         percent: whether y is a share.
         labels: `{factor or measure: words}`.
-        other: `{name: {x: y}}`, lines to compare with, dashed.
     """
 
     caption: str
@@ -41,7 +43,6 @@ class Lines:
     log: str = ""
     percent: bool = False
     labels: Mapping = dataclasses.field(default_factory=dict)
-    other: Mapping = dataclasses.field(default_factory=dict)
 
     def draw(self, rows):
         """The figure, or None where there is nothing to draw."""
@@ -63,21 +64,10 @@ class Lines:
                 if found:
                     x, y, spread = zip(*found, strict=True)
                     axis.errorbar(x, y, spread, **style(name, place), capsize=2, lw=1.5, label=name)
-            for name, points in self.other.items():
-                axis.plot(
-                    points.keys(),
-                    points.values(),
-                    "--",
-                    lw=1,
-                    **style(name),
-                    label=f"{name}, published",
-                )
             axis.set(xlabel=self.labels.get(self.x, self.x), title=title(self.panels, part))
             scales(axis, self.log, self.percent)
             if "x" in self.log:
-                ticks = sorted(
-                    {x for x in chosen.values(self.x)} | {x for p in self.other.values() for x in p}
-                )
+                ticks = sorted(chosen.values(self.x))
                 axis.set_xticks(ticks, [f"{x:g}" for x in ticks])
                 axis.minorticks_off()
         axes[0].set_ylabel(self.labels.get(self.y, self.y))
@@ -239,13 +229,14 @@ def title(factor, value):
 
 
 def style(name, position=0):
-    """Colour and marker of a name: a norm's own, or those of its position."""
-    base = str(name).split("(")[0].split(" ")[0].split(",")[0]
+    """How a name looks: as the norm that it begins with, dashed if it goes on, or by position."""
+    base, *more = str(name).replace("(", ",").split(",", 1)
     index = _NORMS.index(base) if base in _NORMS else position
     return {
         "color": _PALETTE[index % len(_PALETTE)],
         "marker": _MARKERS[index % len(_MARKERS)],
         "ms": 4,
+        "ls": "--" if more and base in _NORMS else "-",
     }
 
 

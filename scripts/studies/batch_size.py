@@ -89,7 +89,7 @@ STUDY = Study(
             "The error of GN does not depend on the batch size",
             GN_PAPER,
             lambda rows: subtract(0.02, _size(loss_of("gn")(rows))),
-            "2 % less the change of GN's error from the largest to the smallest batch",
+            "2% less the change of GN's error from the largest to the smallest batch",
             0.0,
             "{:+.1%}",
         ),
@@ -148,7 +148,7 @@ STUDY = Study(
         ),
         Claim(
             "i",
-            "... also in the effect on the output: than the batch's standard deviation",
+            "The batch mean is less noisy than the standard deviation that divides",
             "1602.07868, section 4; ARTICLES 6",
             lambda rows: _noise(rows, "std"),
             "error at 8 samples in units of the deviation, deviation less mean",

@@ -175,13 +175,6 @@ STUDY = Study(
         ),
     ),
     tables=(
-        Table(
-            "Trainable parameters of a layer, by the shape of its input",
-            "trainable_parameters",
-            "layer",
-            "input",
-            form="{:,.0f}",
-        ),
         *(
             Table(title, measure, "norm", "model", form=form)
             for title, measure, form in (
@@ -191,6 +184,13 @@ STUDY = Study(
                 ("Trainable parameters", "trainable_parameters", "{:,.0f}"),
                 ("Test error", "error", "{:.1%}"),
             )
+        ),
+        Table(
+            "Trainable parameters of a layer, by the shape of its input",
+            "trainable_parameters",
+            "layer",
+            "input",
+            form="{:,.0f}",
         ),
     ),
     figures={

@@ -1,9 +1,7 @@
 """Numbers that papers have published, as data; figures of theirs are digitized to about 0.01."""
 
-PAPER = "Luo et al., arXiv 1806.10779"
-
-# Importance of each statistic over the whole net, by samples per GPU (8 GPUs), ResNet-50 on
-# ImageNet: the figure of the ratios by batch size.
+# arXiv 1806.10779, ResNet-50 on ImageNet, 8 GPUs. Importance of each statistic over the whole net,
+# by samples per GPU: the figure of the ratios by batch size.
 BATCH_SIZES = {
     32: {"batch": 0.59, "instance": 0.16, "layer": 0.25},
     16: {"batch": 0.53, "instance": 0.19, "layer": 0.29},
@@ -46,12 +44,3 @@ BLOCKS = {
     }
     for batch, kinds in _BLOCKS.items()
 }
-# Error of ResNet-50 on ImageNet by samples per GPU (8 GPUs): 1803.08494 for GN and BN; top-1
-# accuracies of 1806.10779 for SN.
-ERRORS = {
-    "gn": {32: 0.241, 16: 0.242, 8: 0.240, 4: 0.242, 2: 0.241},
-    "bn": {32: 0.236, 16: 0.237, 8: 0.248, 4: 0.273, 2: 0.347},
-    "sn": {32: 0.231, 16: 0.233, 8: 0.233, 4: 0.241, 2: 0.244},
-}
-# CIFAR-10 test error of ConvPool-CNN-C, 1602.07868, table 1.
-WEIGHT_NORM = {"wn_mobn": 0.0731, "bn": 0.0805, "none": 0.0843, "wn": 0.0846, "mobn": 0.0852}

@@ -89,7 +89,7 @@ STUDY = Study(
     claims=(
         Claim(
             "a",
-            "LN does better than BN in recurrent networks",
+            "LN does better than BN in recurrent networks, on text",
             LN_PAPER,
             lower("ln", "bn", model="LSTM", data=TEXT),
             "test loss of the LSTM on text, BN less LN",
@@ -97,7 +97,7 @@ STUDY = Study(
         ),
         Claim(
             "b",
-            "... and on images row by row",
+            "LN does better than BN in recurrent networks, on images row by row",
             LN_PAPER,
             lower("ln", "bn", model="LSTM", data=DIGITS),
             "test loss of the LSTM on digits, BN less LN",

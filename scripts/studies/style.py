@@ -145,13 +145,6 @@ STUDY = Study(
         ),
     ),
     figures={
-        "gates": Curves(
-            "Where the gates of BIN go: 1 is batch, 0 is instance.",
-            gates,
-            by="style is",
-            where={"norm": "bin"},
-            labels=("step", "mean gate"),
-        ),
         "accuracy": Curves(
             "Test accuracy in training.",
             lambda row: dict(enumerate(row["curves"]["val_accuracy"], 1)),
@@ -159,6 +152,13 @@ STUDY = Study(
             panels="style is",
             labels=("epoch", "test accuracy"),
             percent=True,
+        ),
+        "gates": Curves(
+            "Where the gates of BIN go: 1 is batch, 0 is instance.",
+            gates,
+            by="style is",
+            where={"norm": "bin"},
+            labels=("step", "mean gate"),
         ),
     },
 )

@@ -368,21 +368,28 @@ def drawn(figure, tmp_path):
 
 
 def test_lines(tmp_path):
-    look = {"labels": {"batch": "samples"}, "other": {"gn": {2: 0.2, 16: 0.1}}}
-    chart = figures.Lines("A caption.", "batch", "error", "norm", log="x", percent=True, **look)
+    look = {"log": "x", "percent": True, "labels": {"batch": "samples"}}
+    chart = figures.Lines("A caption.", "batch", "error", "norm", **look)
     figure = drawn(chart.draw(MISSING), tmp_path)
     (axis,) = figure.axes
-    assert sorted(labels(figure)) == ["bn", "gn", "gn, published"]
+    assert labels(figure) == ["bn", "gn"]
     assert len(axis.containers) == 2, "with bars"
     bn, gn = (container.lines[0] for container in axis.containers)
     assert list(bn.get_xdata()) == [2, 8] and list(bn.get_ydata()) == pytest.approx([0.55, 0.25])
     assert list(gn.get_xdata()) == [4, 8]
-    assert bn.get_color() != gn.get_color() == axis.lines[-1].get_color()
-    assert [text.get_text() for text in axis.get_xticklabels()] == ["2", "4", "8", "16"]
+    assert bn.get_color() != gn.get_color()
+    assert [text.get_text() for text in axis.get_xticklabels()] == ["2", "4", "8"]
     assert (axis.get_xlabel(), axis.get_ylabel()) == ("samples", "error")
     panels = figures.Lines("A caption.", "batch", "error", "seed", panels="norm").draw(ROWS)
     assert [axis.get_title() for axis in panels.axes] == ["bn", "gn"]
     assert all(len(axis.containers) == 2 for axis in panels.axes)
+
+
+def test_a_norm_looks_alike_everywhere():
+    plain, first, other = figures.style("gn", 7), figures.style("gn(groups=5)"), figures.style("ln")
+    assert plain == figures.style("gn") and first == plain | {"ls": "--"}
+    assert not set(plain.values()) & {other["color"], other["marker"]}
+    assert figures.style("a style", 0) != figures.style("another", 1)
 
 
 def test_curves(tmp_path):

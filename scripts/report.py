@@ -17,8 +17,7 @@ with silent_libraries():
 class Options:
     """Tells what studies have found: answers to four questions, then every study in full.
 
-    Reads what scripts/study.py wrote, and writes a page that needs no other file, and the same as
-    Markdown. All is composed from the results; a study that was not run is named.
+    Reads what scripts/study.py wrote, and writes a page that needs no other file. All is composed from the results; a study that was not run is named.
 
         python scripts/report.py                                # what docs/results holds
         python scripts/report.py runs/studies                   # all that was run here
@@ -29,8 +28,8 @@ class Options:
     """Folders of results, folders of such folders, or result.json files."""
     html: Path = Path("report.html")
     """The page to write."""
-    markdown: Path = Path("docs/RESULTS.md")
-    """The Markdown to write. Its figures stay where they are, and it links to them."""
+    markdown: Path | None = None
+    """The same as Markdown, if wanted. Its figures stay where they are, and it links to them."""
     collect: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """Copies the results to DIR/STUDY first, figures with them and bulky curves left out, to be
     committed; the report is then of all that DIR holds."""
@@ -50,14 +49,15 @@ def write(options):
     if options.collect:
         report.collect(found, options.collect)
         found = report.read([options.collect])
-    text = report.document(found, options.markdown.parent)
-    for path, content in (
-        (options.markdown, text),
-        (options.html, report.page(text, options.markdown.parent)),
-    ):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(content)
-        print(f"report: {path}")
+    if options.markdown:
+        _write(options.markdown, report.document(found, options.markdown.parent))
+    _write(options.html, report.page(report.document(found, Path()), Path()))
+
+
+def _write(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content)
+    print(f"report: {path}")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,8 @@ with silent_libraries():
 class Options:
     """Tells what studies have found: answers to four questions, then every study in full.
 
-    Reads what scripts/study.py wrote, and writes a page that needs no other file. All is composed from the results; a study that was not run is named.
+    Reads what scripts/study.py wrote, and writes a page that needs no other file. All is composed
+    from the results; a study that was not run is named.
 
         python scripts/report.py                                # what docs/results holds
         python scripts/report.py runs/studies                   # all that was run here

@@ -62,16 +62,7 @@ def _train(options, entry, recipe, strategy, run):
     if record and record["results"]:
         print(f"run folder: {run}\nThis run is complete already.")
         return record
-    examples = data.load(
-        options.dataset,
-        options.data_dir,
-        options.image_size,
-        options.train_examples,
-        options.test_examples,
-        entry.sequences,
-        options.sequence_length,
-        options.vocabulary_size,
-    )
+    examples = load_examples(options, entry)
     steps = examples.steps_per_epoch(global_batch)
     rate = recipe.rate(global_batch)
 
@@ -137,6 +128,20 @@ def _train(options, entry, recipe, strategy, run):
         run_folder.write_sample(run, sample, step=options.epochs * steps)
     run_folder.write_record(run, record)  # last, for it says that the run is complete
     return record
+
+
+def load_examples(options, entry):
+    """The `zoo.data.LabelledSet` that options ask for, for a model of `zoo.models.entries()`."""
+    return data.load(
+        options.dataset,
+        options.data_dir,
+        options.image_size,
+        options.train_examples,
+        options.test_examples,
+        entry.sequences,
+        options.sequence_length,
+        options.vocabulary_size,
+    )
 
 
 def _fit(model, examples, options, run, facts, position):

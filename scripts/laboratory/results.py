@@ -68,9 +68,8 @@ def _table(table, rows, seeds):
 def _cell(form, mean, spread):
     if mean is None:
         return "-"
-    return form.format(mean) + (
-        f" ± {form.format(spread).lstrip('+')}" if spread is not None else ""
-    )
+    about = "" if spread is None else f" ± {form.format(spread).lstrip('+')}"
+    return form.format(mean) + about
 
 
 def claim_rows(result):
@@ -118,11 +117,9 @@ def _columns(table):
     grid = [table["header"], *([name, *cells] for name, cells in table["cells"].items())]
     widths = [max(len(line[i]) for line in grid) for i in range(len(grid[0]))]
     return [
-        "  ".join(
-            cell.ljust(w) if i == 0 else cell.rjust(w)
-            for i, (cell, w) in enumerate(zip(line, widths, strict=True))
-        )
-        for line in grid
+        name.ljust(widths[0])
+        + "".join(f"  {cell:>{width}}" for cell, width in zip(cells, widths[1:], strict=True))
+        for name, *cells in grid
     ]
 
 

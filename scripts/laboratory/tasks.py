@@ -11,8 +11,8 @@ import keras_norms
 from keras_norms import analysis
 from keras_norms.comparison import thirds
 from laboratory import noise
-from zoo import data, models
-from zoo.training import TrainOptions, train
+from zoo import models
+from zoo.training import TrainOptions, load_examples, train
 
 _RESULTS = (
     *("accuracy", "cross_entropy", "bits_per_character", "parameters", "seconds"),
@@ -98,14 +98,5 @@ def _reopened(run):
     """`(model, options, examples)` of a run that is done."""
     options = TrainOptions(**json.loads((run / "run.json").read_text())["options"])
     entry, _, options = models.resolve(options)
-    examples = data.load(
-        options.dataset,
-        options.data_dir,
-        options.image_size,
-        options.train_examples,
-        options.test_examples,
-        entry.sequences,
-        options.sequence_length,
-        options.vocabulary_size,
-    )
+    examples = load_examples(options, entry)
     return keras.saving.load_model(run / "model.keras", compile=False), options, examples

@@ -373,7 +373,7 @@ def write_json(path, content):
         # JSON has no NaN, which a run that diverged leaves.
         if isinstance(value, Mapping):
             return {key: finite(v) for key, v in value.items()}
-        if isinstance(value, list):
+        if isinstance(value, (list, tuple)):
             return [finite(v) for v in value]
         return None if isinstance(value, float) and not math.isfinite(value) else value
 

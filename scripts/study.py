@@ -22,20 +22,21 @@ with silent_libraries():
 class Options:
     """Runs a study, and says which of the published claims hold.
 
-    Runs that are done are not repeated, and one that was interrupted goes on: to add seeds, give
-    all of them. Prints a table of claims, and writes result.json, figures and TensorBoard events.
+    Runs that are done are not repeated, and training that was interrupted goes on: to add seeds,
+    give all of them. Prints a table of claims, and writes result.json, figures and events for
+    TensorBoard.
 
         python scripts/study.py synthetic
         python scripts/study.py preferences --scale cpu --data-dir ~/tensorflow_datasets
         python scripts/study.py preferences --scale cpu --seeds 0 1 2 3 4
-        python scripts/report.py                        # a page of all results
+        python scripts/report.py runs/studies           # a page of all results
     """
 
     study: Annotated[str | None, tyro.conf.Positional] = None
     """Its name; without it, all studies are listed."""
     scale: Literal["smoke", "cpu", "full"] = "cpu"
-    """smoke: seconds, to see that it works. cpu: a small version, for 2 cores. full: the papers'
-    own recipe, for GPUs."""
+    """smoke: seconds, to see that it works. cpu: a small version, for 2 cores. full: as near to
+    the papers' recipes as the models of this repository and some GPUs come."""
     seeds: tuple[int, ...] | None = None
     """Seeds to train with. None: those of the scale. Verdicts leave out the seeds on which the
     study's criteria were chosen."""

@@ -135,10 +135,12 @@ def _run(run, seed, place, data_dir):
     """Does one run, or goes on with it, and writes `rows.json`."""
     settings, before = describe(run.task), _json(place / "task.json") or {}
     if place.exists() and _work(before) != _work(settings):  # of another plan
-        shutil.rmtree(place)
+        old = place.with_name(f"{place.name}.old")
+        shutil.rmtree(old, ignore_errors=True)
+        place.rename(old)
     place.mkdir(parents=True, exist_ok=True)
     (place / "rows.json").unlink(missing_ok=True)
-    (place / "task.json").write_text(json.dumps(settings, indent=1) + "\n")
+    _write(place / "task.json", settings)
     start = time.perf_counter()
     with (
         open(place / "log.txt", "a") as log,
@@ -150,9 +152,7 @@ def _run(run, seed, place, data_dir):
         except Exception:
             traceback.print_exc()
             raise
-    record = {"rows": rows, "seconds": time.perf_counter() - start}
-    (place / "rows.json.new").write_text(json.dumps(record) + "\n")
-    os.replace(place / "rows.json.new", place / "rows.json")
+    _write(place / "rows.json", {"rows": rows, "seconds": time.perf_counter() - start})
 
 
 def _read(place, run):
@@ -168,6 +168,13 @@ def _json(path):
         return json.loads(path.read_text())
     except (FileNotFoundError, json.JSONDecodeError):
         return None
+
+
+def _write(path, content):
+    """Writes JSON as a whole or not at all."""
+    new = path.with_suffix(".new")
+    new.write_text(json.dumps(content, indent=1) + "\n")
+    os.replace(new, path)
 
 
 def _work(settings):

@@ -113,7 +113,7 @@ class Curves:
                 if not curves:
                     continue
                 x = sorted(set.intersection(*(set(curve) for curve in curves)))
-                y = np.array([[curve[step] for step in x] for curve in curves])
+                y = np.array([[curve[step] for step in x] for curve in curves], float)  # None: NaN
                 look = style(name, place) | {"marker": ""}
                 axis.plot(x, y.mean(0), lw=1.5, label=name, **look)
                 if len(y) > 1:

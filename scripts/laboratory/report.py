@@ -347,9 +347,10 @@ def document(found, folder):
         content += [missing[name] for name in names if name in missing]
         content += _seen([known[name] for name in names if name in known], folder)
         parts.append((f"question-{number}", question, content))
+    judged = [result for result in found if result.facts["scale"] != "smoke"]
     lines = [
         [mark(c["verdict"]), f"({escaped(c['name'])}) {escaped(c['statement'])}", result.link]
-        for result in found
+        for result in judged
         for c in result.facts["claims"]
     ]
     claims = results.markdown_table(["verdict", "claim", "study"], lines)
@@ -359,10 +360,11 @@ def document(found, folder):
     count = collections.Counter(line[0] for line in lines)
     blocks = [
         f"# {TITLE}",
-        f"Published claims: {len(lines)}, judged in {len(found)} studies. "
+        f"Published claims: {len(lines)}, judged in {len(judged)} studies. "
         f"{', '.join(f'{mark(v)}: {count[mark(v)]}' for v in SYMBOLS)}. A claim holds where the "
         f"{CONFIDENCE:.0%} confidence interval of its mean effect over seeds lies above a "
-        "threshold, does not where it lies below, and is undecided otherwise, or with one seed. "
+        "threshold, does not where it lies below, and is undecided otherwise, or with one seed; "
+        "by chance, that goes wrong once in twenty times either way. "
         "± is the standard deviation over seeds. Each sentence is composed from the results.",
         "\n".join(f"- [{title}](#{anchor})" for anchor, title, _ in parts),
     ]

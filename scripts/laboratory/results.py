@@ -1,14 +1,13 @@
 """The result of a study: a dict for `result.json`, and what of it is shown."""
 
 import datetime
-import json
-import math
 import os
 import platform
 import shutil
 
 import tensorflow as tf
 
+from keras_norms.analysis import write_json
 from keras_norms.figures import pixels
 from laboratory.judge import CONFIDENCE, judge
 from zoo import run_folder
@@ -78,7 +77,8 @@ def claim_rows(result):
     lines = []
     for claim in result["claims"]:
         value = _cell(claim["form"], claim["mean"], claim["spread"])
-        measured = f"{claim['measured']}: {value}, n={len(result['seeds'])}"
+        count = sum(effect is not None for effect in claim["effects"].values())
+        measured = f"{claim['measured']}: {value}, n={count}"
         if claim["threshold"]:
             measured += f" (holds above {claim['form'].format(claim['threshold'])})"
         name = f"({claim['name']}) {claim['statement']}"
@@ -136,6 +136,7 @@ def write(folder, result, study, rows):
         Lines that say what is where.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    _write(folder / "result.json", result | {"figures": {}})  # whatever happens to the figures
     pictures = {}
     whole = (row for row in rows if not row.keys() & {"diverged", "failed"})
     seen = type(rows)(row for row in whole if row["seed"] in shown(result))
@@ -145,7 +146,7 @@ def write(folder, result, study, rows):
             drawn.savefig(folder / f"{name}.png")
             pictures[name] = drawn
     result["figures"] = {name: study.figures[name].caption for name in pictures}
-    _replace(folder / "result.json", json.dumps(_finite(result), indent=1) + "\n")
+    _write(folder / "result.json", result)
     shutil.rmtree(folder / "tensorboard", ignore_errors=True)
     with tf.summary.create_file_writer(str(folder / "tensorboard")).as_default(step=0):
         tf.summary.text("claims", markdown_table(*claim_rows(result)))
@@ -168,16 +169,8 @@ def shown(result):
     return result["seeds"] or result["calibration_seeds"]
 
 
-def _finite(value):
-    """A value with None for what JSON has no number for."""
-    if isinstance(value, dict):
-        return {key: _finite(each) for key, each in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _replace(path, text):
+def _write(path, result):
+    """Writes JSON as a whole or not at all."""
     new = path.with_suffix(".new")
-    new.write_text(text)
+    write_json(new, result)
     os.replace(new, path)

@@ -7,7 +7,7 @@ import pkgutil
 import statistics
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 
 class Task(Protocol):
@@ -111,7 +111,7 @@ class Study:
         scales: `{"smoke", "cpu", "full": Scale}`.
         claims: of `Claim`.
         tables: of `Table`.
-        figures: `{name: function from Rows to a matplotlib figure}`.
+        figures: `{name: one of laboratory.figures}`.
         calibration: seeds on which settings and thresholds were chosen, never judged.
         replicas: int, the most replicas that a run has.
         timed: whether time is among what is measured, so that runs must not share the machine.
@@ -123,8 +123,8 @@ class Study:
     scales: Mapping[str, Scale]
     claims: tuple[Claim, ...]
     tables: tuple[Table, ...] = ()
-    figures: Mapping[str, Callable] = dataclasses.field(default_factory=dict)
-    calibration: tuple[int, ...] = (100, 101)
+    figures: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    calibration: tuple[int, ...] = ()
     replicas: int = 1
     timed: bool = False
 

@@ -11,6 +11,7 @@ import keras_norms
 from keras_norms import analysis
 from keras_norms.comparison import thirds
 from laboratory import noise
+from laboratory.study import Rows
 from zoo import models
 from zoo.training import TrainOptions, load_examples, train
 
@@ -18,6 +19,7 @@ _RESULTS = (
     *("accuracy", "cross_entropy", "bits_per_character", "parameters", "seconds"),
     *("seconds_per_step", "steps_per_epoch", "global_batch", "scaled_learning_rate"),
 )
+_TAILS = ("mean_kurtosis", "variance_kurtosis")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +38,7 @@ class Train:
         """See `study.Task`."""
         run = folder / "run"
         own = {"seed": seed, "data_dir": data_dir, "log_dir": str(run)}
+        own |= {"replicas": self.options.replicas or 1}  # for the batch to be what the plan says
         options = dataclasses.replace(self.options, **own, resume=True, export=False)
         keras.utils.clear_session()
         try:
@@ -85,12 +88,11 @@ def statistics_noise(run, results):
     model, options, examples = _reopened(run)
     batches = examples.train_batches(64, options.seed).take(16)
     measured = noise.batch_noise(model, batches, sizes=(2, 8, 32))
+    sizes = {size: Rows(measured).where(size=size) for size in (2, 8, 32)}
     return {"noise": measured} | {
-        f"{kind}_noise_{size}": statistics.median(
-            row[f"{kind}_noise"] for row in measured if row["size"] == size
-        )
-        for kind in ("mean", "variance", "std")
-        for size in (2, 8, 32)
+        f"{name}_{size}": statistics.median(rows.values(name))
+        for size, rows in sizes.items()
+        for name in ("mean_noise", "variance_noise", "std_noise", *_TAILS)
     }
 
 

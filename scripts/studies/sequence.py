@@ -119,6 +119,7 @@ STUDY = Study(
             "parameters of the LSTM, with moving statistics, BN less LN",
             0,
             "{:+,.0f}",
+            "A property, not a finding.",
         ),
         Claim(
             "e",

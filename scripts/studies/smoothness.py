@@ -25,6 +25,10 @@ def against_none(measure):
 
     def effect(rows):
         rows = rows.where(shift=False)
+        if any(
+            row.get("diverged_at") is not None for n in ("none", "bn") for row in rows.where(norm=n)
+        ):
+            return None
         none, bn = (rows.mean(measure, norm=norm) for norm in ("none", "bn"))
         return math.log10(none / bn) if none and bn else None
 

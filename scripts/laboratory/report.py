@@ -360,7 +360,7 @@ def document(found, folder):
     count = collections.Counter(line[0] for line in lines)
     blocks = [
         f"# {TITLE}",
-        f"Published claims: {len(lines)}, judged in {len(judged)} studies. "
+        f"Published claims: {len(lines)}, judged by {len(judged)} of the studies. "
         f"{', '.join(f'{mark(v)}: {count[mark(v)]}' for v in SYMBOLS)}. A claim holds where the "
         f"{CONFIDENCE:.0%} confidence interval of its mean effect over seeds lies above a "
         "threshold, does not where it lies below, and is undecided otherwise, or with one seed; "

@@ -78,7 +78,7 @@ STUDY = Study(
                 model="conv6",
                 dataset="cifar10",
                 width=0.25,
-                train_examples=1500,
+                train_examples=1200,
                 test_examples=1000,
                 epochs=4,
             ),

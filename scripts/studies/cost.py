@@ -58,7 +58,7 @@ def time_beyond(norm, than, kind="training"):
 
 MAPS, VECTORS = "(None, 10, 10, 5)", "(20, 5, 10)"
 LAYER, CONV, LSTM, TRANSFORMER = "a layer", "conv6", "LSTM", "Transformer"
-IMAGES = ("none", "bn", "ln", "gn", "in", "bin", "sn", "wn", "wn_mobn")
+IMAGES = ("none", "bn", "ln", "gn", "in", "bin", "sn", "wn_mobn")
 SEQUENCES = ("none", "ln", "rms", "bn", "sn")
 STUDY = Study(
     question="Which norm is the best trade of cost and accuracy?",
@@ -95,7 +95,7 @@ STUDY = Study(
                         options=dict(
                             dataset="cifar10",
                             width=0.25,
-                            train_examples=1500,
+                            train_examples=1200,
                             test_examples=1000,
                             epochs=4,
                         ),
@@ -104,16 +104,16 @@ STUDY = Study(
                         model="lstm",
                         norms=SEQUENCES,
                         shape=(8, 8),
-                        options=dict(width=0.5, epochs=8, learning_rate=3e-3),
+                        options=dict(width=0.5, epochs=6, learning_rate=3e-3),
                     ),
                     TRANSFORMER: dict(
                         model="transformer",
                         norms=SEQUENCES,
                         shape=(8, 8),
-                        options=dict(width=0.5, epochs=8),
+                        options=dict(width=0.5, epochs=6),
                     ),
                 },
-                rounds=15,
+                rounds=10,
             ),
             seeds=(0, 1, 2),
         ),

@@ -179,6 +179,8 @@ STUDY = Study(
             depth("batch", lambda first, middle, last: lead(middle, first, last)),
             "importance of BN, middle third less the larger of the others",
             MARGIN,
+            remark="BN grows toward the last stage here. These nets have three stages, not five, and "
+            "their last one sees 8 x 8 pixels.",
         ),
         Claim(
             "c",
@@ -239,6 +241,8 @@ STUDY = Study(
             suppression,
             "fall of BN's share in the net, variance less mean",
             MARGIN,
+            remark="Likely because the weights for the mean move first: at the largest batch those "
+            "for the variance have hardly left a third, and have little to fall from.",
         ),
     ),
     tables=(

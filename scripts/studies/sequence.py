@@ -58,9 +58,9 @@ STUDY = Study(
         "cpu": Scale(
             dict(
                 lstm=LSTM,
-                transformer={"pre": ("none", "ln", "rms", "bn"), "post": ("ln", "bn")},
+                transformer={"pre": ("none", "ln", "bn"), "post": ("ln", "bn")},
                 datasets={
-                    DIGITS: dict(epochs=8),
+                    DIGITS: dict(epochs=6),
                     TEXT: dict(
                         epochs=3, sequence_length=48, train_examples=1600, test_examples=320
                     ),

@@ -9,7 +9,7 @@ from zoo.training import TrainOptions
 
 SOURCE = "ARTICLES 15"
 GN = "gn(groups=5)"
-NORMS = ("none", "bn", "ln", GN, "wn", "sn", "rms")
+NORMS = ("none", "bn", "ln", GN, "sn", "wn", "rms")
 
 
 def loss_of(rows, norm, batch):
@@ -101,7 +101,7 @@ STUDY = Study(
     plan=plan,
     scales={
         "smoke": Scale(dict(norms=("bn", "ln", GN), batches=(64, 256), epochs=6), seeds=(0, 1)),
-        "cpu": Scale(dict(norms=NORMS, batches=(64, 256), epochs=50), seeds=tuple(range(10))),
+        "cpu": Scale(dict(norms=NORMS[:5], batches=(64, 256), epochs=50), seeds=tuple(range(10))),
         "full": Scale(dict(norms=NORMS, batches=(64, 256), epochs=50), seeds=tuple(range(30))),
     },
     claims=(

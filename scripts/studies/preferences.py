@@ -179,8 +179,8 @@ STUDY = Study(
             depth("batch", lambda first, middle, last: lead(middle, first, last)),
             "importance of BN, middle third less the larger of the others",
             MARGIN,
-            remark="BN grows toward the last stage here. These nets have three stages, not five, and "
-            "their last one sees 8 x 8 pixels.",
+            remark="BN grows toward the last stage here. These nets have three stages, not five, "
+            "and their last one sees 8 x 8 pixels.",
         ),
         Claim(
             "c",

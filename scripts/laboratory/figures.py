@@ -224,8 +224,12 @@ class Shares:
 
 
 def title(factor, value):
-    """The title of a panel; words need no factor beside them."""
-    return "" if factor is None else value if isinstance(value, str) else f"{factor}: {value}"
+    """The title of a panel; names need no factor beside them."""
+    if factor is None:
+        return ""
+    if isinstance(value, str):
+        return f"{factor} {value}" if factor.endswith(" is") else value
+    return f"{factor}: {value}"
 
 
 def style(name, position=0):

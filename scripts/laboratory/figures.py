@@ -18,106 +18,37 @@ _MARKERS = "osD^vPX*<>h"
 _NORMS = ("bn", "gn", "ln", "sn", "in", "wn_mobn", "none", "bin", "wn", "rms", "mobn")
 
 
-@dataclasses.dataclass(frozen=True)
-class Lines:
-    """A measure against a factor, a line for each value of another one; bars are the spread.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Chart:
+    """Panels beside each other, and in each something for every value of a factor.
 
     Attributes:
-        caption: str, what to see.
-        x: factor with numbers.
-        y: measure.
-        by: factor of the lines.
-        panels: factor of the panels beside each other, or None.
-        where: factors that are fixed.
-        log: the axes that are logarithmic.
-        percent: whether y is a share.
-        labels: `{factor or measure: words}`.
-    """
-
-    caption: str
-    x: str
-    y: str
-    by: str
-    panels: str | None = None
-    where: Mapping = dataclasses.field(default_factory=dict)
-    log: str = ""
-    percent: bool = False
-    labels: Mapping = dataclasses.field(default_factory=dict)
-
-    def draw(self, rows):
-        """The figure, or None where there is nothing to draw."""
-        rows = having(rows.where(**self.where), lambda row: self.y in row)
-        parts = rows.values(self.panels) if self.panels else [None]
-        if not rows:
-            return None
-        figure, axes = panels(len(parts))
-        for part, axis in zip(parts, axes, strict=True):
-            chosen = rows.where(**{self.panels: part}) if self.panels else rows
-            for place, name in enumerate(rows.values(self.by)):
-                points = sorted(x for x in chosen.where(**{self.by: name}).values(self.x))
-                means = [
-                    chosen.mean_and_spread(self.y, **{self.by: name, self.x: x}) for x in points
-                ]
-                found = [
-                    (x, m, s or 0) for x, (m, s) in zip(points, means, strict=True) if m is not None
-                ]
-                if found:
-                    x, y, spread = zip(*found, strict=True)
-                    axis.errorbar(x, y, spread, **style(name, place), capsize=2, lw=1.5, label=name)
-            axis.set(xlabel=self.labels.get(self.x, self.x), title=title(self.panels, part))
-            scales(axis, self.log, self.percent)
-            if "x" in self.log:
-                ticks = sorted(chosen.values(self.x))
-                axis.set_xticks(ticks, [f"{x:g}" for x in ticks])
-                axis.minorticks_off()
-        axes[0].set_ylabel(self.labels.get(self.y, self.y))
-        legend(figure, axes, self.by)
-        return figure
-
-
-@dataclasses.dataclass(frozen=True)
-class Curves:
-    """How a quantity moved in training: the mean over seeds, and a band from least to greatest.
-
-    Attributes:
-        caption: str, what to see.
-        curve: function from a row to its `{x: y}`, or None.
-        by: factor of the lines.
-        panels: factor of the panels beside each other, or None.
-        where: factors that are fixed.
+        by: the factor.
         labels: of the axes, `(x, y)`.
+        panels: factor of the panels, or None.
+        where: factors that are fixed.
         log: the axes that are logarithmic.
         percent: whether y is a share.
     """
 
-    caption: str
-    curve: Callable
     by: str
+    labels: tuple[str, str]
     panels: str | None = None
     where: Mapping = dataclasses.field(default_factory=dict)
-    labels: tuple[str, str] = ("epoch", "loss")
     log: str = ""
     percent: bool = False
 
     def draw(self, rows):
         """The figure, or None where there is nothing to draw."""
-        rows = having(rows.where(**self.where), self.curve)
-        parts = rows.values(self.panels) if self.panels else [None]
+        rows = type(rows)(row for row in rows.where(**self.where) if self._shows(row))
         if not rows:
             return None
-        figure, axes = panels(len(parts))
+        parts = rows.values(self.panels) if self.panels else [None]
+        figure, axes = panels(len(parts), share=not isinstance(self, Scatter))
         for part, axis in zip(parts, axes, strict=True):
             chosen = rows.where(**{self.panels: part}) if self.panels else rows
             for place, name in enumerate(rows.values(self.by)):
-                curves = [c for row in chosen.where(**{self.by: name}) if (c := self.curve(row))]
-                if not curves:
-                    continue
-                x = sorted(set.intersection(*(set(curve) for curve in curves)))
-                y = np.array([[curve[step] for step in x] for curve in curves], float)  # None: NaN
-                look = style(name, place) | {"marker": ""}
-                axis.plot(x, y.mean(0), lw=1.5, label=name, **look)
-                if len(y) > 1:
-                    axis.fill_between(x, y.min(0), y.max(0), color=look["color"], alpha=0.15, lw=0)
+                self._plot(axis, chosen.where(**{self.by: name}), name, style(name, place))
             axis.set(xlabel=self.labels[0], title=title(self.panels, part))
             scales(axis, self.log, self.percent)
         axes[0].set_ylabel(self.labels[1])
@@ -126,53 +57,81 @@ class Curves:
 
 
 @dataclasses.dataclass(frozen=True)
-class Scatter:
-    """Two measures against each other, a named point for each value of a factor.
+class Lines(Chart):
+    """A measure against a factor, mean over seeds; bars are the spread.
 
     Attributes:
         caption: str, what to see.
-        x: measure.
+        x: factor with numbers.
         y: measure.
-        by: factor of the points.
-        panels: factor of the panels beside each other, or None.
-        where: factors that are fixed.
-        labels: `{measure: words}`.
-        percent: whether y is a share.
     """
 
     caption: str
     x: str
     y: str
-    by: str
-    panels: str | None = None
-    where: Mapping = dataclasses.field(default_factory=dict)
-    labels: Mapping = dataclasses.field(default_factory=dict)
-    percent: bool = False
 
-    def draw(self, rows):
-        """The figure, or None where there is nothing to draw."""
-        rows = having(rows.where(**self.where), lambda row: self.x in row or self.y in row)
-        parts = rows.values(self.panels) if self.panels else [None]
-        if not rows:
-            return None
-        figure, axes = panels(len(parts), share=False)
-        for part, axis in zip(parts, axes, strict=True):
-            chosen = rows.where(**{self.panels: part}) if self.panels else rows
-            for place, name in enumerate(chosen.values(self.by)):
-                (x, dx), (y, dy) = (
-                    chosen.mean_and_spread(measure, **{self.by: name})
-                    for measure in (self.x, self.y)
-                )
-                if x is not None and y is not None:
-                    axis.errorbar(x, y, dy or 0, dx or 0, **style(name, place), capsize=2, lw=1)
-                    axis.annotate(
-                        name, (x, y), xytext=(5, 4), textcoords="offset points", fontsize=8
-                    )
+    def _shows(self, row):
+        return self.y in row
+
+    def _plot(self, axis, rows, name, look):
+        points = {
+            x: rows.mean_and_spread(self.y, **{self.x: x}) for x in sorted(rows.values(self.x))
+        }
+        found = [(x, mean, spread or 0) for x, (mean, spread) in points.items() if mean is not None]
+        if found:
+            axis.errorbar(*zip(*found, strict=True), **look, capsize=2, lw=1.5, label=name)
+
+
+@dataclasses.dataclass(frozen=True)
+class Curves(Chart):
+    """How a quantity moved in training: the mean over seeds, and a band from least to greatest.
+
+    Attributes:
+        caption: str, what to see.
+        curve: function from a row to its `{x: y}`, or None.
+    """
+
+    caption: str
+    curve: Callable
+
+    def _shows(self, row):
+        return self.curve(row)
+
+    def _plot(self, axis, rows, name, look):
+        curves = [self.curve(row) for row in rows]
+        if not curves:
+            return
+        x = sorted(set.intersection(*(set(curve) for curve in curves)))
+        y = np.array([[curve[step] for step in x] for curve in curves], float)  # None: NaN
+        axis.plot(x, y.mean(0), lw=1.5, label=name, **look | {"marker": ""})
+        if len(y) > 1:
+            axis.fill_between(x, y.min(0), y.max(0), color=look["color"], alpha=0.15, lw=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Scatter(Chart):
+    """Two measures against each other, as a named point; bars are the spread.
+
+    Attributes:
+        caption: str, what to see.
+        x: measure.
+        y: measure.
+    """
+
+    caption: str
+    x: str
+    y: str
+
+    def _shows(self, row):
+        return self.x in row or self.y in row
+
+    def _plot(self, axis, rows, name, look):
+        (x, dx), (y, dy) = map(rows.mean_and_spread, (self.x, self.y))
+        if x is not None and y is not None:
+            axis.errorbar(x, y, dy or 0, dx or 0, **look, capsize=2, lw=1)
+            where = {"xytext": (5, 4), "textcoords": "offset points", "fontsize": 8}
+            axis.annotate(name, (x, y), **where)
             axis.margins(x=0.15)
-            axis.set(xlabel=self.labels.get(self.x, self.x), title=title(self.panels, part))
-            scales(axis, "", self.percent)
-        axes[0].set_ylabel(self.labels.get(self.y, self.y))
-        return figure
 
 
 @dataclasses.dataclass(frozen=True)
@@ -244,11 +203,6 @@ def style(name, position=0):
     }
 
 
-def having(rows, something):
-    """The rows that have something to draw."""
-    return type(rows)(row for row in rows if something(row))
-
-
 def panels(count, share=True):
     """A figure with so many axes beside each other."""
     (figures,) = require("matplotlib.figure")
@@ -266,7 +220,10 @@ def panels(count, share=True):
 def scales(axis, log, percent):
     """Logarithmic axes, and shares in percent."""
     if "x" in log:
+        (ticker,) = require("matplotlib.ticker")
         axis.set_xscale("log", base=2)
+        axis.xaxis.set_major_formatter(ticker.ScalarFormatter())
+        axis.minorticks_off()
     if "y" in log:
         axis.set_yscale("log")
     if percent:

@@ -208,7 +208,7 @@ STUDY = Study(
             by="norm",
             log="x",
             percent=True,
-            labels={"batch": "samples in a batch", "error": "test error"},
+            labels=("samples in a batch", "test error"),
         ),
         "recalibrated": Lines(
             "The same with recalibrated statistics in place of moving averages.",
@@ -217,7 +217,7 @@ STUDY = Study(
             by="norm",
             log="x",
             percent=True,
-            labels={"batch": "samples in a batch", "recalibrated_error": "test error"},
+            labels=("samples in a batch", "test error"),
         ),
     },
 )

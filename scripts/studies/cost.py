@@ -211,7 +211,7 @@ STUDY = Study(
             y="error",
             by="norm",
             panels="model",
-            labels={"training_ratio": "training step, no norm = 1", "error": "test error"},
+            labels=("training step, no norm = 1", "test error"),
             percent=True,
         ),
         "inference": Scatter(
@@ -220,7 +220,7 @@ STUDY = Study(
             y="error",
             by="norm",
             panels="model",
-            labels={"inference_ratio": "inference, no norm = 1", "error": "test error"},
+            labels=("inference, no norm = 1", "test error"),
             percent=True,
         ),
     },

@@ -200,7 +200,7 @@ STUDY = Study(
             where={"run is": TRAINED},
             log="x",
             percent=True,
-            labels={"error": "test error"},
+            labels=("replicas", "test error"),
         ),
     },
     replicas=8,

@@ -199,6 +199,21 @@ STUDY = Study(
     tables=(
         Table("Test error", "error", "norm", "batch"),
         Table("Test error with recalibrated statistics", "recalibrated_error", "norm", "batch"),
+        *(
+            Table(
+                f"Error of the {name} of 8 samples, relative to all; median of layers",
+                f"{kind}_noise_8",
+                "norm",
+                "batch",
+                {"norm": "bn"},
+                "{:.3f}",
+            )
+            for kind, name in (
+                ("mean", "mean (in deviations)"),
+                ("std", "standard deviation"),
+                ("variance", "variance"),
+            )
+        ),
     ),
     figures={
         "error": Lines(

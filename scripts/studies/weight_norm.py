@@ -133,6 +133,12 @@ STUDY = Study(
     tables=(
         Table("Test error", "error", "norm"),
         Table("Test loss", "cross_entropy", "norm", form="{:.3f}"),
+        Table(
+            "Seconds of a training step (runs may share the machine)",
+            "seconds_per_step",
+            "norm",
+            form="{:.3f}",
+        ),
     ),
     figures={
         "loss": Curves(

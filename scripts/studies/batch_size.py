@@ -117,6 +117,8 @@ STUDY = Study(
             "error at the smallest batch, BN less GN",
             0.02,
             "{:+.1%}",
+            remark="Likely because groups have two channels at this width, and are near to IN: this net "
+            "ends in a mean over positions, which is nearly alike for all images after IN.",
         ),
         Claim(
             "d",
@@ -135,6 +137,7 @@ STUDY = Study(
             "error at the largest batch, BN less SN",
             0.0,
             "{:+.1%}",
+            remark="Likely for the same reason: SN starts at a third of IN, and steps are few.",
         ),
         Claim(
             "f",

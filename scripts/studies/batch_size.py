@@ -117,8 +117,8 @@ STUDY = Study(
             "error at the smallest batch, BN less GN",
             0.02,
             "{:+.1%}",
-            remark="Likely because groups have two channels at this width, near to IN: this net ends "
-            "in a mean over positions, which after IN is nearly alike for all images.",
+            remark="Likely because groups have two channels at this width, near to IN: this net "
+            "ends in a mean over positions, which after IN is nearly alike for all images.",
         ),
         Claim(
             "d",

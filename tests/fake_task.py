@@ -21,6 +21,7 @@ class Fake:
     value: float = 1.0
     kind: str = "quick"
     measures: tuple[Callable, ...] = ()
+    dataset: str | None = None
 
     def rows(self, seed, folder, data_dir):
         place = folder.parent.parent  # which outlives the run's folder

@@ -204,6 +204,13 @@ def test_a_run_that_fails_stops_no_other(do, tmp_path):
     assert begun == ["run0-s1"] and not failures and [row["result"] for row in rows] == [1, 1]
 
 
+def test_without_its_data_nothing_begins(do, tmp_path):
+    with pytest.raises(ValueError, match="Unknown dataset 'nothing'"):
+        do(Fake(), Fake(dataset="nothing"))
+    assert not (tmp_path / "diary.txt").read_text()
+    assert do(Fake(dataset="digits"))[2] == ["run0-s1"]
+
+
 @pytest.mark.parametrize("name", ["rows.json", "task.json"])
 def test_a_record_that_was_cut_off_is_no_record(do, tmp_path, name):
     do(Fake(), Fake())

@@ -1,6 +1,7 @@
 """How far training on replicas is from training on one device, step by step."""
 
 import dataclasses
+from typing import ClassVar
 
 import keras
 import numpy as np
@@ -35,6 +36,7 @@ class Agreement:
     global_batch: int = 64
     steps: int = 3
     learning_rate: float = 0.05
+    dataset: ClassVar = None  # see `study.Task`
 
     def rows(self, seed, folder, data_dir):
         """See `study.Task`.

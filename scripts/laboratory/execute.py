@@ -16,7 +16,7 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from laboratory.study import Rows
-from zoo import distribution
+from zoo import distribution, sources
 from zoo.callbacks import Terminated
 
 
@@ -39,10 +39,14 @@ def execute(runs, seeds, folder, data_dir=None, jobs=1, replicas=1):
         what all runs took together, and `{folder of a run: what happened}`.
 
     Raises:
+        ValueError: if a run's data is not there, and cannot be downloaded.
         KeyboardInterrupt: at SIGINT and SIGTERM; what is running has been saved.
     """
     work = {folder / f"{run.name}-s{seed}": (run, seed) for seed in seeds for run in runs}
     missing = [place for place, (run, _) in work.items() if _read(place, run) is None]
+    # Before several processes look for it, and download it all at the same time.
+    for dataset in {work[place][0].task.dataset for place in missing} - {None}:
+        sources.find(dataset, data_dir)
     failures = _do(missing, work, data_dir, jobs, replicas) if missing else {}
     rows, seconds = Rows(), 0.0
     for place, (run, seed) in work.items():

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from typing import ClassVar
 
 import keras
 import numpy as np
@@ -46,6 +47,7 @@ class Profile:
     batch_size: int = 32
     rounds: int = 20
     memory: bool = True
+    dataset: ClassVar = None  # see `study.Task`
 
     def rows(self, seed, folder, data_dir):
         """Measures every norm.
@@ -202,6 +204,8 @@ class LayerParameters:
 
     Five maps of 10 x 10 and a sequence of 5 vectors of 10; 2 per channel, or 2 per element.
     """
+
+    dataset: ClassVar = None  # see `study.Task`
 
     def rows(self, seed, folder, data_dir):
         """A dict per layer: "layer", "input", "trainable_parameters", "parameters"."""

@@ -11,7 +11,13 @@ from typing import Any, Protocol
 
 
 class Task(Protocol):
-    """What a run does: a frozen dataclass, so that equal settings are known to be equal."""
+    """What a run does: a frozen dataclass, so that equal settings are known to be equal.
+
+    Attributes:
+        dataset: the data that it reads, a name for `zoo.data.load`; or None.
+    """
+
+    dataset: str | None
 
     def rows(self, seed: int, folder: Path, data_dir: str | None) -> list[dict]:
         """Does the work, or goes on with what `folder` holds of it.

@@ -34,6 +34,11 @@ class Train:
     options: TrainOptions
     measures: tuple[Callable, ...] = ()
 
+    @property
+    def dataset(self):
+        """See `study.Task`."""
+        return self.options.dataset
+
     def rows(self, seed, folder, data_dir):
         """See `study.Task`."""
         run = folder / "run"

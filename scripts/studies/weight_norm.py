@@ -133,8 +133,8 @@ STUDY = Study(
             faster("wn", "wn, drawn"),
             "training loss over the first half, as drawn less from the data",
             0.02,
-            remark="Its loss is twice as high in the first epoch, which few steps do not make up for. "
-            + FEW,
+            remark="Its loss is twice as high in the first epoch, and few steps do not make up for "
+            "that. " + FEW,
         ),
     ),
     tables=(

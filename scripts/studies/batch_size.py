@@ -83,6 +83,7 @@ STUDY = Study(
                 epochs=4,
             ),
             seeds=(0, 1, 2),
+            minutes=17,
         ),
         "full": Scale(
             dict(batches=(32, 16, 8, 4, 2), model="resnet20", dataset="cifar10", epochs=100),

@@ -157,6 +157,7 @@ STUDY = Study(
                 control_multiplier=10.0,
             ),
             seeds=(0, 1, 2),
+            minutes=30,
         ),
         "full": Scale(
             dict(dataset="cifar10", epochs=200, batches=(32, 16, 8, 4, 2), global_batch=128),

@@ -68,6 +68,7 @@ STUDY = Study(
                 common=dict(width=0.5),
             ),
             seeds=(0, 1, 2),
+            minutes=5,
         ),
         "full": Scale(
             dict(

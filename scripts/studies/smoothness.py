@@ -67,6 +67,7 @@ STUDY = Study(
                 learning_rate=0.1,
             ),
             seeds=(0, 1, 2),
+            minutes=4,
         ),
         "full": Scale(
             dict(

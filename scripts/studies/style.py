@@ -69,6 +69,7 @@ STUDY = Study(
                 epochs=12,
             ),
             seeds=(0, 1, 2),
+            minutes=7,
         ),
         "full": Scale(
             dict(

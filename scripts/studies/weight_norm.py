@@ -74,6 +74,7 @@ STUDY = Study(
                 learning_rate=0.003,
             ),
             seeds=(0, 1, 2),
+            minutes=7,
         ),
         "full": Scale(dict(dataset="cifar10", batch_size=100, epochs=200), seeds=(0, 1, 2, 3, 4)),
     },

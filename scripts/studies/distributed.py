@@ -91,7 +91,7 @@ STUDY = Study(
                 epochs=3,
             ),
             seeds=(0, 1, 2),
-            minutes=16,
+            minutes=18,
         ),
         "full": Scale(
             dict(replicas=(1, 2, 4, 8), global_batch=64, dataset="cifar10", epochs=100),

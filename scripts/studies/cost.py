@@ -116,6 +116,7 @@ STUDY = Study(
                 rounds=10,
             ),
             seeds=(0, 1, 2),
+            minutes=25,
         ),
         "full": Scale(
             dict(

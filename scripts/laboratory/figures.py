@@ -222,7 +222,7 @@ def scales(axis, log, percent):
     if "x" in log:
         (ticker,) = require("matplotlib.ticker")
         axis.set_xscale("log", base=2)
-        axis.xaxis.set_major_formatter(ticker.ScalarFormatter())
+        axis.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
         axis.minorticks_off()
     if "y" in log:
         axis.set_yscale("log")

@@ -101,7 +101,7 @@ STUDY = Study(
     plan=plan,
     scales={
         "smoke": Scale(dict(norms=("bn", "ln", GN), batches=(64, 256), epochs=6), seeds=(0, 1)),
-        "cpu": Scale(dict(norms=NORMS[:5], batches=(64, 256), epochs=50), tuple(range(10)), 10),
+        "cpu": Scale(dict(norms=NORMS[:5], batches=(64, 256), epochs=50), tuple(range(10)), 17),
         "full": Scale(dict(norms=NORMS, batches=(64, 256), epochs=50), seeds=tuple(range(30))),
     },
     claims=(

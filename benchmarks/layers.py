@@ -23,6 +23,7 @@ import timing
 import tyro
 
 import keras_norms
+from zoo import measuring
 
 SHAPES = ((32, 32, 32, 64), (32, 16, 16, 128), (64, 8, 8, 256))
 BASE = "keras BN"
@@ -78,18 +79,8 @@ def print_peak(name, shape):
         step = timing.training_step(layers()[name], shape, xla=False)
         step = step.get_concrete_function(*(tf.TensorSpec(shape) for _ in range(2)))
         x, dy = (tf.constant(rng.standard_normal(shape, "float32")) for _ in range(2))
-        with open("/proc/self/clear_refs", "w") as file:
-            file.write("5")  # the high-water mark starts anew
-        before = resident("VmRSS")
-        step(x, dy)
-    print((resident("VmHWM") - before) / (4 * float(np.prod(shape))))
-
-
-def resident(field):
-    """Bytes of resident memory: "VmRSS" now, "VmHWM" at its peak."""
-    with open("/proc/self/status") as file:
-        line = next(line for line in file if line.startswith(field))
-    return 1024 * int(line.split()[1])
+        memory = measuring.raised_memory(step, (x, dy))
+    print(memory / (4 * float(np.prod(shape))))
 
 
 def table(options):

@@ -87,11 +87,6 @@ def batch():
     return x.astype("float32"), (rng.normal(0, 1, SHAPE) / SHAPE[0]).astype("float32")
 
 
-def copies(variable):
-    """What every replica holds."""
-    return [value.numpy() for value in variable.value.values]
-
-
 def step(make, replicas):
     """Arrays by column, after one step of a new layer with the same weights every time."""
     strategy, rng = distribution.strategy(replicas), np.random.default_rng(1)
@@ -114,19 +109,16 @@ def step(make, replicas):
         optimizer.apply(slopes, layer.trainable_variables)
         return y, slope, slopes
 
-    def distribute(pieces):
-        return strategy.experimental_distribute_values_from_function(
-            lambda context: tf.constant(pieces[context.replica_id_in_sync_group])
-        )
-
     def gather(values):
         return [value.numpy() for value in strategy.experimental_local_results(values)]
 
-    y, slope, slopes = strategy.run(local, args=tuple(map(distribute, parts)))
+    y, slope, slopes = strategy.run(
+        local, args=tuple(distribution.split(strategy, part) for part in parts)
+    )
     slopes = [np.array(gather(each)) for each in slopes]
     logits = [v.name.endswith("logits") for v in layer.trainable_variables]
     moving = [variable for variable in layer.weights if variable.name.startswith("moving")]
-    held = [copies(variable) for variable in (*layer.weights, *optimizer.variables)]
+    held = [distribution.copies(variable) for variable in (*layer.weights, *optimizer.variables)]
     return {
         "outputs": [np.concatenate(gather(y))],
         "input gradients": [np.concatenate(gather(slope))],
@@ -134,7 +126,7 @@ def step(make, replicas):
         "logit gradients' sum": [
             each.sum(1) for each, chosen in zip(slopes, logits, strict=True) if chosen
         ],
-        "moving statistics": [copies(variable)[0] for variable in moving],
+        "moving statistics": [distribution.copies(variable)[0] for variable in moving],
         "between replicas": [other - first for first, *rest in held for other in rest],
     }
 

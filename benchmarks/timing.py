@@ -3,13 +3,14 @@
 import datetime
 import os
 import platform
-import time
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 import keras_norms
+from zoo import measuring
+from zoo.markdown import table
 
 
 def training_step(layer, shape, xla):
@@ -45,21 +46,9 @@ def time_ratios(layers, base, shape, xla, rounds, repeats):
     x = tf.random.stateless_normal(shape, (1, 0))
     steps = {name: training_step(layer, shape, xla) for name, layer in layers.items()}
     dy = tf.random.stateless_normal(layers[base].compute_output_shape(shape), (2, 0))
-    for step in steps.values():
-        step(x, dy)
-        step(x, dy)
-    seconds = {name: [] for name in steps}
-    progress = keras.utils.Progbar(rounds, unit_name="round")
-    for _ in range(rounds):
-        for name, step in steps.items():
-            start = time.perf_counter()
-            for _ in range(repeats):
-                gradients = step(x, dy)
-            gradients[0][(0,) * len(shape)].numpy()  # wait for the result
-            seconds[name].append((time.perf_counter() - start) / repeats)
-        progress.add(1)
-    times = np.array(seconds[base])
-    ratios = {name: np.percentile(np.array(s) / times, [50, 25, 75]) for name, s in seconds.items()}
+    seconds = measuring.time_in_turn(steps, (x, dy), rounds, repeats)
+    times = seconds[base]
+    ratios = {name: np.percentile(s / times, [50, 25, 75]) for name, s in seconds.items()}
     return 1e3 * float(np.median(times)), ratios
 
 
@@ -70,8 +59,7 @@ def cell(ratios):
 
 def markdown(header, rows):
     """A table with a row for each name, from `{name: cells}`."""
-    head = ["| " + " | ".join(header) + " |", "| --- " * len(header) + "|"]
-    return "\n".join([*head, *(f"| {name} | {' | '.join(row)} |" for name, row in rows.items())])
+    return table(header, [[name, *cells] for name, cells in rows.items()])
 
 
 def provenance(command):

@@ -367,7 +367,7 @@ def write_csv(path, rows):
 
 
 def write_json(path, content):
-    """Writes JSON that any reader accepts."""
+    """Writes JSON that any reader accepts, as a whole or not at all."""
 
     def finite(value):
         # JSON has no NaN, which a run that diverged leaves.
@@ -377,4 +377,6 @@ def write_json(path, content):
             return [finite(v) for v in value]
         return None if isinstance(value, float) and not math.isfinite(value) else value
 
-    Path(path).write_text(json.dumps(finite(content), indent=1, default=str) + "\n")
+    new = Path(f"{path}.new")
+    new.write_text(json.dumps(finite(content), indent=1, default=str) + "\n")
+    new.replace(path)

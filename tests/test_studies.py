@@ -335,7 +335,7 @@ def test_what_is_printed_holds_claims_verdicts_and_failures(tmp_path):
         ["0", "1.0"],
     ]
     header, cells = results.claim_rows(found)
-    written = results.markdown_table(header, cells).splitlines()
+    written = zoo.markdown.table(header, cells).splitlines()
     assert len(written) == 5 and len({line.count("|") for line in written}) == 1
     for line, verdict, name in zip(
         written[2:], ("holds", "does not", "undecided"), ("up", "far", "so"), strict=True

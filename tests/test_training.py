@@ -158,7 +158,7 @@ def test_a_bad_norm_is_one_line():
         (["--norm", "gn(groups=5)"], "groups"),
         (["--batch-size", 0], "batch_size must be positive"),
         (["--batch-size", 2000], "do not fill one global batch"),
-        (["--epochs", 2, "--warmup-epochs", 2], "warmup_epochs must end before"),
+        (["--epochs", 2, "--warmup-epochs", 2], "warmup_epochs leaves no time"),
         (["--replicas", 99], "99 replicas"),
         (["--norm", "bn", "--control-multiplier", 2], "control_multiplier has no effect"),
         (["--norm", "bin", "--decay-controls", "True"], "decay_controls has no effect"),

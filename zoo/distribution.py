@@ -7,6 +7,18 @@ import tensorflow as tf
 from zoo import workers
 
 
+def split(strategy, arrays):
+    """One of several arrays for each replica, as a value of the strategy."""
+    return strategy.experimental_distribute_values_from_function(
+        lambda context: tf.constant(arrays[context.replica_id_in_sync_group])
+    )
+
+
+def copies(variable):
+    """What each replica holds of a variable of Keras."""
+    return [value.numpy() for value in variable.value.values]
+
+
 def strategy(replicas):
     """A MirroredStrategy over GPUs, or over logical CPU devices where there are none.
 

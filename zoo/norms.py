@@ -3,6 +3,7 @@
 import typing
 
 import keras_norms
+from zoo.markdown import table
 
 
 class Host(typing.NamedTuple):
@@ -59,12 +60,8 @@ def resolve(spec, model):
 
 def markdown():
     """`SUPPORT` as a table in Markdown, a row per norm."""
-    rows = [
-        ["norm", *MODELS],
-        ["---"] * (1 + len(MODELS)),
-        *(
-            [f"`{name}`", *("yes" if works else "no" for works in row.values())]
-            for name, row in SUPPORT.items()
-        ),
-    ]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    lines = (
+        [f"`{name}`", *("yes" if works else "no" for works in row.values())]
+        for name, row in SUPPORT.items()
+    )
+    return table(["norm", *MODELS], lines)

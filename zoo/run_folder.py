@@ -16,7 +16,8 @@ import tensorflow as tf
 from keras import ops
 
 import keras_norms
-from zoo import checkpoint, events, workers
+from keras_norms import analysis
+from zoo import checkpoint, events, markdown, workers
 
 try:
     import fcntl
@@ -182,8 +183,7 @@ def go_on(run, model, steps, chief=True):
 
 def write_record(run, record):
     """Writes `run.json`, as a whole or not at all."""
-    (run / "run.json.new").write_text(json.dumps(record, indent=2) + "\n")
-    os.replace(run / "run.json.new", run / "run.json")
+    analysis.write_json(run / "run.json", record)
 
 
 def versions():
@@ -203,14 +203,13 @@ def write_start(run, facts, vocabulary=None):
     """Writes the options of the run to TensorBoard, and the vocabulary of text."""
     if vocabulary is not None:
         (run / "vocabulary.json").write_text(json.dumps(vocabulary, indent=0) + "\n")
-    rows = [f"| {name} | {value} |" for name, value in facts.items()]
-    write_text(run, "run", "\n".join(["| option | value |", "| --- | --- |", *rows]), step=0)
+    write_text(run, "run", markdown.table(["option", "value"], facts.items()), step=0)
 
 
-def write_text(run, name, markdown, step):
+def write_text(run, name, text, step):
     """Writes a text to TensorBoard."""
     with tf.summary.create_file_writer(str(run / "tensorboard")).as_default(step=step):
-        tf.summary.text(name, markdown)
+        tf.summary.text(name, text)
 
 
 def save_model(run, model):

@@ -194,8 +194,7 @@ def _schedule(options, rate, steps):
         raise ValueError(f"Unknown schedule {options.schedule!r}. Known: cosine, step, constant")
     if not 0 <= warmup < limit:
         raise ValueError(
-            f"warmup_epochs must end before the {options.schedule} schedule "
-            f"{'ends' if options.schedule == 'constant' else 'falls'}. Received: "
+            f"warmup_epochs leaves no time for the {options.schedule} schedule. Received: "
             f"warmup_epochs={options.warmup_epochs}, epochs={options.epochs}"
         )
     if options.schedule == "cosine" and not warmup:

@@ -94,23 +94,16 @@ class Agreement:
             images = random.normal(0, 1, (self.global_batch, 16, 16, 3))
             images += random.normal(0, 1, (self.global_batch, 1, 1, 3))
             labels = random.integers(0, 10, self.global_batch)
-            strategy.run(local, args=[_parts(strategy, split, a) for a in (images, labels)])
+            arrays = images.astype("float32"), labels.astype("int32")
+            parts = (np.split(array, np.cumsum(split)[:-1]) for array in arrays)
+            strategy.run(local, args=[distribution.split(strategy, part) for part in parts])
         held = {
-            variable.path: np.array([part.numpy() for part in variable.value.values])
+            variable.path: np.array(distribution.copies(variable))
             for variable in (*model.variables, *optimizer.variables)
             if "float" in str(variable.dtype)
         }
         values = {path: copies[0] for path, copies in held.items()}
         return values, {path: float(np.ptp(copies, axis=0).max()) for path, copies in held.items()}
-
-
-def _parts(strategy, split, array):
-    """A tensor for each replica."""
-    pieces = np.split(array, np.cumsum(split)[:-1])
-    kind = "float32" if array.dtype.kind == "f" else "int32"
-    return strategy.experimental_distribute_values_from_function(
-        lambda context: tf.constant(pieces[context.replica_id_in_sync_group], kind)
-    )
 
 
 def _largest(some, others, paths):

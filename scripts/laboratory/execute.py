@@ -15,6 +15,7 @@ import traceback
 import tensorflow as tf
 from tqdm import tqdm
 
+from keras_norms.analysis import write_json
 from laboratory.study import Rows
 from zoo import distribution, sources
 from zoo.callbacks import Terminated
@@ -144,7 +145,7 @@ def _run(run, seed, place, data_dir):
         place.rename(old)
     place.mkdir(parents=True, exist_ok=True)
     (place / "rows.json").unlink(missing_ok=True)
-    _write(place / "task.json", settings)
+    write_json(place / "task.json", settings)
     start = time.perf_counter()
     with (
         open(place / "log.txt", "a") as log,
@@ -156,7 +157,7 @@ def _run(run, seed, place, data_dir):
         except Exception:
             traceback.print_exc()
             raise
-    _write(place / "rows.json", {"rows": rows, "seconds": time.perf_counter() - start})
+    write_json(place / "rows.json", {"rows": rows, "seconds": time.perf_counter() - start})
 
 
 def _read(place, run):
@@ -172,13 +173,6 @@ def _json(path):
         return json.loads(path.read_text())
     except (FileNotFoundError, json.JSONDecodeError):
         return None
-
-
-def _write(path, content):
-    """Writes JSON as a whole or not at all."""
-    new = path.with_suffix(".new")
-    new.write_text(json.dumps(content, indent=1) + "\n")
-    os.replace(new, path)
 
 
 def _work(settings):

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from typing import ClassVar
 
 import numpy as np
 
@@ -37,6 +38,7 @@ class Chart:
     where: Mapping = dataclasses.field(default_factory=dict)
     log: str = ""
     percent: bool = False
+    shared: ClassVar = True  # the y axis, by all panels
 
     def draw(self, rows):
         """The figure, or None where there is nothing to draw."""
@@ -44,7 +46,7 @@ class Chart:
         if not rows:
             return None
         parts = rows.values(self.panels) if self.panels else [None]
-        figure, axes = panels(len(parts), share=not isinstance(self, Scatter))
+        figure, axes = panels(len(parts), share=self.shared)
         for part, axis in zip(parts, axes, strict=True):
             chosen = rows.where(**{self.panels: part}) if self.panels else rows
             for place, name in enumerate(rows.values(self.by)):
@@ -121,6 +123,7 @@ class Scatter(Chart):
     caption: str
     x: str
     y: str
+    shared: ClassVar = False
 
     def _shows(self, row):
         return self.x in row or self.y in row

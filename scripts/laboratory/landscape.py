@@ -12,6 +12,7 @@ import tensorflow as tf
 
 import keras_norms
 from laboratory.profile import LOSS, training_step
+from laboratory.tasks import test_accuracy
 from zoo import data, models
 from zoo.options import TrainOptions
 
@@ -33,7 +34,6 @@ class Landscape:
         batch_size: samples of a batch.
         steps: training steps.
         learning_rate: of all steps.
-        momentum: of SGD.
         shift: whether `CovariateShift` follows every norm (or its place, where there is none).
         every: steps from one measurement to the next.
         lengths: of the steps along the gradient, in multiples of the learning rate.
@@ -52,7 +52,6 @@ class Landscape:
     batch_size: int = 128
     steps: int = 300
     learning_rate: float = 0.1
-    momentum: float = 0.0
     shift: bool = False
     every: int = 10
     lengths: tuple[float, ...] = (0.5, 1.0, 2.0, 3.0, 4.0)
@@ -66,11 +65,10 @@ class Landscape:
             data_dir: directory of TensorFlow Datasets, or None.
 
         Returns:
-            A list of one dict: the attributes and the seed; of every measure of `probe` the
-            "median_..." and "mean_..." over training, and in "curves" its values by step;
+            A list of one dict: of every measure of `probe` the "median_..." over training, in
+            which what is not finite counts as infinite, and in "curves" its values by step;
             "final_loss", the mean training loss of the last `every` steps, "test_accuracy", and
-            "diverged_at", the step whose loss was not finite and ended the training, or None. What
-            is not finite is None; in medians and means it counts as infinite.
+            "diverged_at", the step whose loss was not finite and ended the training, or None.
         """
         keras.utils.clear_session()
         keras.utils.set_random_seed(seed)
@@ -78,7 +76,7 @@ class Landscape:
         batches = examples.train_batches(self.batch_size, seed)
         if keras_norms.get(self.norm).weight_norm is not None:
             keras_norms.data_dependent_init(model, next(iter(batches)))
-        step = training_step(model, keras.optimizers.SGD(self.learning_rate, self.momentum))
+        step = training_step(model, keras.optimizers.SGD(self.learning_rate))
         evaluate = loss_and_gradients(model)
         lengths = [self.learning_rate * length for length in self.lengths]
         losses, measured, diverged_at = [], {}, None
@@ -95,12 +93,9 @@ class Landscape:
                 diverged_at = number
                 break
         row = {
-            **dataclasses.asdict(self),
-            "lengths": list(self.lengths),
-            "seed": seed,
             **_summary(measured),
-            "final_loss": _finite(np.mean(losses[-self.every :])),
-            "test_accuracy": _accuracy(model, examples.test_batches(self.batch_size)),
+            "final_loss": float(np.mean(losses[-self.every :])),
+            "test_accuracy": test_accuracy(model, examples),
             "diverged_at": diverged_at,
         }
         return [row]
@@ -244,29 +239,12 @@ def shifted(spec):
     return _Shifted(**{field.name: getattr(norm, field.name) for field in dataclasses.fields(norm)})
 
 
-def _accuracy(model, batches):
-    predict = tf.function(functools.partial(model, training=False))
-    right = total = 0.0
-    for x, y, weight in batches:
-        chosen = tf.argmax(predict(x), -1, y.dtype)
-        right += float(tf.reduce_sum(weight * tf.cast(chosen == y, weight.dtype)))
-        total += float(tf.reduce_sum(weight))
-    return right / total
-
-
 def _summary(measured):
-    """Medians, means and curves of measures, from `{step: measures}`."""
+    """Medians and curves of measures, from `{step: measures}`."""
     names = next(iter(measured.values()))
     curves = {name: [measures[name] for measures in measured.values()] for name in names}
-    summary = {}
-    for name, values in curves.items():
-        values = np.nan_to_num(values, nan=np.inf, posinf=np.inf)
-        summary |= {f"median_{name}": _finite(np.median(values))}
-        summary |= {f"mean_{name}": _finite(np.mean(values))}
-    curves = {name: list(map(_finite, values)) for name, values in curves.items()}
-    return {**summary, "curves": {"step": list(measured), **curves}}
-
-
-def _finite(value):
-    """A float, or None for what JSON does not know."""
-    return float(value) if math.isfinite(value) else None
+    medians = {
+        f"median_{name}": float(np.median(np.nan_to_num(values, nan=np.inf, posinf=np.inf)))
+        for name, values in curves.items()
+    }
+    return medians | {"curves": {"step": list(measured), **curves}}

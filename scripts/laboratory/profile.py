@@ -1,12 +1,10 @@
 """What each norm costs in a model: parameters, time of a step, memory."""
 
-import contextlib
 import dataclasses
 import json
 import os
 import subprocess
 import sys
-import time
 from typing import ClassVar
 
 import keras
@@ -14,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 import keras_norms
-from zoo import models
+from zoo import measuring, models
 
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
@@ -75,7 +73,7 @@ class Profile:
                 ("inference", inference_step(model)),
             )
         }
-        seconds = time_in_turn(steps, batch, self.rounds)
+        seconds = measuring.time_in_turn(steps, batch, self.rounds)
         return [
             {
                 "norm": norm,
@@ -95,11 +93,7 @@ class Profile:
         batch = self._batch(self.batch_size, seed)
         step = step.get_concrete_function(*batch)
         try:
-            with open("/proc/self/clear_refs", "w") as file:
-                file.write("5")  # the high-water mark starts anew
-            before = _resident("VmRSS")
-            step(*batch)
-            return (_resident("VmHWM") - before) / 2**20
+            return measuring.raised_memory(step, batch) / 2**20
         except OSError:
             return None
 
@@ -169,29 +163,6 @@ def inference_step(model):
     return step
 
 
-def time_in_turn(steps, batch, rounds):
-    """Seconds of every step in every round, as `{name: array of shape (rounds,)}`.
-
-    Args:
-        steps: `{name: function of the batch}`; each returns a scalar.
-        batch: tuple of tensors.
-        rounds: int.
-    """
-    with contextlib.redirect_stdout(sys.stderr):
-        print("first steps", flush=True)
-        for step in steps.values():
-            step(*batch).numpy(), step(*batch).numpy()
-        seconds = {name: [] for name in steps}
-        progress = keras.utils.Progbar(rounds, unit_name="round")
-        for _ in range(rounds):
-            for name, step in steps.items():
-                start = time.perf_counter()
-                step(*batch).numpy()  # waits for the result
-                seconds[name].append(time.perf_counter() - start)
-            progress.add(1)
-    return {name: np.array(times) for name, times in seconds.items()}
-
-
 def parameters(layer):
     """Numbers of parameters: those that are trained, and all, moving statistics included."""
     count = {"trainable_parameters": layer.trainable_variables, "parameters": layer.weights}
@@ -224,13 +195,6 @@ class LayerParameters:
             {"layer": name, "input": str(shape), **parameters(layer)}
             for name, layer, shape in cases
         ]
-
-
-def _resident(field):
-    """Bytes of resident memory: "VmRSS" now, "VmHWM" at its peak."""
-    with open("/proc/self/status") as file:
-        line = next(line for line in file if line.startswith(field))
-    return 1024 * int(line.split()[1])
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from keras_norms.analysis import LABELS
 from laboratory import results
 from laboratory.judge import CONFIDENCE, FAILS, HOLDS, UNDECIDED, judge
 from laboratory.study import Claim, Rows, gap, studies
+from zoo.markdown import table as markdown_table
 
 TITLE, RUN = "Which normalization layer?", "python scripts/study.py"
 SYMBOLS = {HOLDS: "✔", FAILS: "✘", UNDECIDED: "?"}
@@ -202,7 +203,7 @@ def task(known):
             "told apart from that of every other norm."
         )
         header = ["study", "task", "best mean", "which is", "not told apart from it"]
-        tables.append(f"**The best norm by task**\n\n{results.markdown_table(header, lines)}")
+        tables.append(f"**The best norm by task**\n\n{markdown_table(header, lines)}")
     rows = known["preferences"].rows.where(decay=True)
     for model in rows.values("model"):
         own = rows.where(model=model).where(batch=max)
@@ -321,7 +322,7 @@ def escaped(text):
 def table(header, lines):
     """A table of texts."""
     header, *lines = ([*map(escaped, line)] for line in (header, *lines))
-    return results.markdown_table(header, lines)
+    return markdown_table(header, lines)
 
 
 def mark(verdict):
@@ -353,7 +354,7 @@ def document(found, folder):
         for result in judged
         for c in result.facts["claims"]
     ]
-    claims = results.markdown_table(["verdict", "claim", "study"], lines)
+    claims = markdown_table(["verdict", "claim", "study"], lines)
     parts.append(("claims", "All claims", [claims]))
     parts += [(r.link.split("#")[1][:-1], escaped(r.name), _study(r, folder)) for r in found]
     parts += [("missing", "Not run", list(missing.values()))] * bool(missing)
@@ -386,7 +387,7 @@ def _seen(found, folder):
                     result.link,
                 ]
             )
-    claims = [results.markdown_table(["verdict", "published", "study"], lines)] if lines else []
+    claims = [markdown_table(["verdict", "published", "study"], lines)] if lines else []
     shown = [part for result in found for part in (*result.figures(folder)[:1], *result.tables[:1])]
     return [*(line for result in found for line in _warnings(result)), *claims, *shown]
 
@@ -433,10 +434,10 @@ def _study(result, folder):
         *([escaped(facts["about"])] if facts["about"] else []),
         *_warnings(result),
         *(f"⚠ failed: {escaped(f'{run}: {why}')}" for run, why in facts["failures"].items()),
-        results.markdown_table(header, lines) if lines else "No claims are judged.",
+        markdown_table(header, lines) if lines else "No claims are judged.",
         *result.tables,
         *result.figures(folder),
-        results.markdown_table(["how it was made", ""], made.items()),
+        markdown_table(["how it was made", ""], made.items()),
     ]
 
 

@@ -10,7 +10,7 @@ import tensorflow as tf
 from keras_norms.analysis import write_json
 from keras_norms.figures import pixels
 from laboratory.judge import CONFIDENCE, judge
-from zoo import run_folder
+from zoo import markdown, run_folder
 
 
 def result(name, study, scale, seeds, command, rows, seconds, failures):
@@ -123,12 +123,6 @@ def _columns(table):
     ]
 
 
-def markdown_table(header, lines):
-    """A table in Markdown."""
-    cells = [header, ["---"] * len(header), *lines]
-    return "\n".join(f"| {' | '.join(str(c).replace('|', '/') for c in line)} |" for line in cells)
-
-
 def write(folder, result, study, rows):
     """Writes `result.json`, a picture of each figure, and all of it for TensorBoard.
 
@@ -136,7 +130,7 @@ def write(folder, result, study, rows):
         Lines that say what is where.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / "result.json", result | {"figures": {}})  # whatever happens to the figures
+    write_json(folder / "result.json", result | {"figures": {}})  # whatever happens to the figures
     pictures = {}
     whole = (row for row in rows if not row.keys() & {"diverged", "failed"})
     seen = type(rows)(row for row in whole if row["seed"] in shown(result))
@@ -146,13 +140,13 @@ def write(folder, result, study, rows):
             drawn.savefig(folder / f"{name}.png")
             pictures[name] = drawn
     result["figures"] = {name: study.figures[name].caption for name in pictures}
-    _write(folder / "result.json", result)
+    write_json(folder / "result.json", result)
     shutil.rmtree(folder / "tensorboard", ignore_errors=True)
     with tf.summary.create_file_writer(str(folder / "tensorboard")).as_default(step=0):
-        tf.summary.text("claims", markdown_table(*claim_rows(result)))
+        tf.summary.text("claims", markdown.table(*claim_rows(result)))
         for table in result["tables"]:
             lines = [[name, *cells] for name, cells in table["cells"].items()]
-            tf.summary.text(table["title"], markdown_table(table["header"], lines))
+            tf.summary.text(table["title"], markdown.table(table["header"], lines))
         for name, drawn in pictures.items():
             caption = study.figures[name].caption
             tf.summary.image(name, pixels(drawn)[None], description=caption)
@@ -167,10 +161,3 @@ def write(folder, result, study, rows):
 def shown(result):
     """The seeds that tables and figures show: those that are judged, or all if there are none."""
     return result["seeds"] or result["calibration_seeds"]
-
-
-def _write(path, result):
-    """Writes JSON as a whole or not at all."""
-    new = path.with_suffix(".new")
-    write_json(new, result)
-    os.replace(new, path)

@@ -168,6 +168,16 @@ class Rows(list):
         spread = statistics.stdev(found) if len(found) > 1 else None
         return statistics.fmean(found), spread
 
+    def curve(self, measure, **factors):
+        """By epoch, what the first row with these factors has; None if it has nothing."""
+        found = self.where(**factors)
+        return found[0]["curves"][measure] if found and "curves" in found[0] else None
+
+    def early(self, measure, share, **factors):
+        """The mean of the first share of a curve, or None."""
+        curve = self.curve(measure, **factors)
+        return curve and statistics.fmean(curve[: max(1, int(share * len(curve)))])
+
 
 def gap(measure, more, less, **where):
     """An effect: by how much a measure is greater with the factors `more` than with `less`."""

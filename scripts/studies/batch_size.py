@@ -118,7 +118,7 @@ STUDY = Study(
             "error at the smallest batch, BN less GN",
             0.02,
             "{:+.1%}",
-            remark="Likely because groups have two channels at this width, near to IN: this net "
+            remark="At cpu scale, likely because groups have two channels, near to IN: this net "
             "ends in a mean over positions, which after IN is nearly alike for all images.",
         ),
         Claim(
@@ -138,7 +138,7 @@ STUDY = Study(
             "error at the largest batch, BN less SN",
             0.0,
             "{:+.1%}",
-            remark="Likely for the same reason: SN starts at a third of IN, and steps are few.",
+            remark="At cpu scale, likely for the reason of (c): SN starts at a third of IN.",
         ),
         Claim(
             "f",

@@ -180,8 +180,8 @@ STUDY = Study(
             depth("batch", lambda first, middle, last: lead(middle, first, last)),
             "importance of BN, middle third less the larger of the others",
             MARGIN,
-            remark="BN grows toward the last stage here. These nets have three stages, not five, "
-            "and their last one sees 8 x 8 pixels.",
+            remark="At cpu scale BN grows toward the last stage. The nets have three stages, not "
+            "five, and their last one sees 8 x 8 pixels.",
         ),
         Claim(
             "c",
@@ -242,8 +242,8 @@ STUDY = Study(
             suppression,
             "fall of BN's share in the net, variance less mean",
             MARGIN,
-            remark="Likely because the weights for the mean move first: at the largest batch those "
-            "for the variance have hardly left a third, and have little to fall from.",
+            remark="At cpu scale, likely since weights for the mean move first: at the largest "
+            "batch those for the variance have hardly left a third, with little to fall from.",
         ),
     ),
     tables=(

@@ -114,7 +114,7 @@ STUDY = Study(
             gap("final_loss", {"norm": "none"}, {"norm": "bn"}, shift=False),
             "training loss at the end, none less BN",
             0.05,
-            remark="Not every norm: at this rate WN diverges, and IN stays at chance.",
+            remark="Not every norm: at cpu scale WN diverges, and IN stays at chance.",
         ),
         Claim(
             "e",

@@ -89,8 +89,8 @@ STUDY = Study(
             "test accuracy, IN less BN",
             0.01,
             "{:+.1%}",
-            remark="IN does worse on these small images without any style too, and BN loses less "
-            "than one point to the style.",
+            remark="At cpu scale IN does worse on these images without any style too; BN loses "
+            "less than one point to the style.",
         ),
         Claim(
             "b",

@@ -12,21 +12,14 @@ GN = "gn(groups=5)"
 NORMS = ("none", "bn", "ln", GN, "sn", "wn", "rms")
 
 
-def loss_of(rows, norm, batch):
-    """The curve of the training loss, or None."""
-    found = rows.where(norm=norm, batch=batch)
-    return found[0]["curves"]["loss"] if found and "curves" in found[0] else None
-
-
-def first_epochs(rows, norm, batch=64):
+def first_epochs(rows, norm):
     """The mean training loss of the first fifth of the epochs."""
-    curve = loss_of(rows, norm, batch)
-    return curve and statistics.fmean(curve[: max(1, len(curve) // 5)])
+    return rows.early("loss", 1 / 5, norm=norm, batch=64)
 
 
 def fluctuation(rows, norm, batch=64):
     """The mean change from epoch to epoch in the last half, the loss's trend taken out."""
-    curve = loss_of(rows, norm, batch)
+    curve = rows.curve("loss", norm=norm, batch=batch)
     if not curve or len(curve) < 6:
         return None
     half = curve[len(curve) // 2 :]
@@ -52,7 +45,7 @@ def more(measure, norm, others):
 
 def final(rows, norm):
     """The training loss at the end."""
-    curve = loss_of(rows, norm, 64)
+    curve = rows.curve("loss", norm=norm, batch=64)
     return curve and curve[-1]
 
 

@@ -7,16 +7,17 @@ import operator
 import keras
 from keras import ops
 
+from keras_norms import fused
 from keras_norms.moments import (
     Axes,
     Moments,
+    affine,
     average,
     average_replicas,
     instance_moments,
     pool,
     pool_replicas,
     pool_slices,
-    standardize,
 )
 
 register = keras.saving.register_keras_serializable("keras_norms")
@@ -48,6 +49,8 @@ class Normalization(keras.layers.Layer):
             sample.
         **kwargs: arguments of `keras.layers.Layer`.
     """
+
+    fusible = True  # by `fused`, in training
 
     def __init__(
         self,
@@ -90,8 +93,8 @@ class Normalization(keras.layers.Layer):
         self.gamma = self.beta = None
 
     def build(self, input_shape):
-        self._axes = self._resolve_axes(input_shape)
-        channels = input_shape[self._axes.channel]
+        self.axes = self._resolve_axes(input_shape)
+        channels = input_shape[self.axes.channel]
         if channels is None:
             raise ValueError(
                 f"Axis {self.axis} of the input tensor should have a defined dimension but the "
@@ -99,7 +102,7 @@ class Normalization(keras.layers.Layer):
                 "channels in the input shape, or choose another `axis`."
             )
         self.input_spec = keras.layers.InputSpec(
-            ndim=len(input_shape), axes={self._axes.channel: channels}
+            ndim=len(input_shape), axes={self.axes.channel: channels}
         )
         if self.scale:
             self.gamma = self._add_weight("gamma", channels)
@@ -124,17 +127,29 @@ class Normalization(keras.layers.Layer):
         Returns:
             `(outputs, batch)`, where `batch` is what `move` takes, or None if nothing moves.
         """
+        if self._reads_activation(training) and fused.serves(self, inputs, training, mask):
+            return fused.apply(self, inputs)
         dtype = keras.backend.result_type(inputs.dtype, self.compute_dtype, "float32")
         x, mask = ops.cast(inputs, dtype), self._align_mask(mask, inputs)
         pivot, instance = 0.0, None
         if self._reads_activation(training):
-            x, pivot, instance = instance_moments(x, self._axes, mask)
+            x, pivot, instance = instance_moments(x, self.moment_axes, mask)
+        scale, shift, moved = self.coefficients(x, pivot, instance, training, first_step)
+        outputs = x + shift if scale is None else x * scale + shift
+        return ops.cast(outputs, self.compute_dtype), moved
+
+    def coefficients(self, x, pivot, instance, training, first_step=0):
+        """`(scale, shift, moved)`, with which the output is `scale * (x - pivot) + shift`."""
         batch, moved = self._batch_moments(x, instance, training, first_step)
         mean, inverse_std = self.mean_and_inverse_std(instance, batch)
         gamma = self._per_channel(self.gamma, x.dtype)
         beta = self._per_channel(self.beta, x.dtype)
-        outputs = standardize(x, mean - pivot, inverse_std, gamma, beta)
-        return ops.cast(outputs, self.compute_dtype), moved
+        return *affine(mean - pivot, inverse_std, gamma, beta), moved
+
+    @property
+    def moment_axes(self):
+        """The `Axes` to take moments by: `axes`, unless the moments of samples are not needed."""
+        return self.axes
 
     def mean_and_inverse_std(self, instance, batch):
         """Where this normalization takes its statistics from.
@@ -213,7 +228,7 @@ class Normalization(keras.layers.Layer):
         if weight is None:
             return None
         shape = [1] * self.input_spec.ndim
-        shape[self._axes.channel] = -1
+        shape[self.axes.channel] = -1
         return ops.reshape(ops.cast(weight, dtype or weight.dtype), shape)
 
     def _require_spatial_axis(self, input_shape):
@@ -228,7 +243,7 @@ class Normalization(keras.layers.Layer):
 
     def _refuse_single_elements(self, input_shape, channels):
         """Raises where a set of `channels` channels of a sample is known to hold one element."""
-        sizes = [input_shape[axis] for axis in self._axes.spatial]
+        sizes = [input_shape[axis] for axis in self.axes.spatial]
         if None not in sizes and math.prod(sizes) * channels == 1:
             raise ValueError(
                 f"{type(self).__name__} would normalize over a single element, and its output "
@@ -278,6 +293,8 @@ class MovingNormalization(Normalization):
         **kwargs: arguments of `Normalization`.
     """
 
+    _uses_samples = True  # other statistics than those of the batch
+
     def __init__(
         self,
         axis=-1,
@@ -315,12 +332,19 @@ class MovingNormalization(Normalization):
 
     def build(self, input_shape):
         super().build(input_shape)
-        if self.max_steps is not None and len(self._axes.batch) < 2:
+        if self.max_steps is not None and len(self.axes.batch) < 2:
             raise ValueError(
                 "`max_steps` needs the axis of time in `batch_axis`, as in batch_axis=(0, 1). "
                 f"Received: max_steps={self.max_steps}, batch_axis={self.batch_axis}"
             )
-        self._build_moving(input_shape[self._axes.channel])
+        self._build_moving(input_shape[self.axes.channel])
+
+    @property
+    def moment_axes(self):
+        if self._uses_samples or self.ghost_batch_size or self.max_steps:
+            return self.axes
+        # The whole batch at once.
+        return Axes((), tuple(sorted(self.axes.batch + self.axes.spatial)), self.axes.channel)
 
     def call(self, inputs, training=None, mask=None):
         outputs, batch = self.apply(inputs, training, mask)
@@ -352,7 +376,7 @@ class MovingNormalization(Normalization):
         if self.max_steps is None:
             return Moments(*(ops.reshape(part, (-1,)) for part in batch))
         shape = ops.shape(batch.mean)
-        channel, time = self._axes.channel, self._time
+        channel, time = self.axes.channel, self._time
 
         def by_step(part):
             part = ops.broadcast_to(part, shape)
@@ -401,18 +425,18 @@ class MovingNormalization(Normalization):
             return Moments(mean, variance, None), None
         axes = self.pooled_axes
         if self.ghost_batch_size:
-            return pool_slices(instance, self._axes.batch[0], self.ghost_batch_size, axes)
+            return pool_slices(instance, self.axes.batch[0], self.ghost_batch_size, axes)
         batch = pool(instance, axes)
         batch = pool_replicas(batch) if self.synchronized else batch
         return batch, batch
 
     @property
     def pooled_axes(self):
-        return tuple(axis for axis in self._axes.batch if axis != self._time)
+        return tuple(axis for axis in self.axes.batch if axis != self._time)
 
     @property
     def _time(self):
-        return None if self.max_steps is None else self._axes.batch[-1]
+        return None if self.max_steps is None else self.axes.batch[-1]
 
     def _of_steps(self, x, moving, first_step):
         """Moving statistics in the rank of `x`, those of its time steps where steps differ."""
@@ -421,10 +445,10 @@ class MovingNormalization(Normalization):
         last = ops.maximum(ops.cast(self.moving_steps, "int32"), 1) - 1
         steps = first_step + ops.arange(ops.shape(x)[self._time], dtype="int32")
         rows = ops.cast(ops.take(moving, ops.minimum(steps, last), axis=0), x.dtype)
-        if self._axes.channel < self._time:
+        if self.axes.channel < self._time:
             rows = ops.transpose(rows)
         shape = [1] * len(x.shape)
-        shape[self._axes.channel] = rows.shape[self._axes.channel > self._time]
+        shape[self.axes.channel] = rows.shape[self.axes.channel > self._time]
         shape[self._time] = -1
         return ops.reshape(rows, shape)
 

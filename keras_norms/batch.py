@@ -30,5 +30,7 @@ class BatchNormalization(MovingNormalization):
         [Batch Normalization](https://arxiv.org/abs/1502.03167), section 3, algorithm 1.
     """
 
+    _uses_samples = False
+
     def mean_and_inverse_std(self, instance, batch):
         return batch.mean, self._inverse_std(batch.variance)

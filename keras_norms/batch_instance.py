@@ -62,7 +62,7 @@ class BatchInstanceNormalization(MovingNormalization):
     def build(self, input_shape):
         self._require_spatial_axis(input_shape)
         super().build(input_shape)
-        channels = input_shape[self._axes.channel]
+        channels = input_shape[self.axes.channel]
         self.gate = self._add_weight("gate", channels, constraint=UnitInterval())
 
     def mean_and_inverse_std(self, instance, batch):

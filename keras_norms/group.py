@@ -73,10 +73,10 @@ class GroupNormalization(Normalization):
 
     def build(self, input_shape):
         super().build(input_shape)
-        channels = input_shape[self._axes.channel]
+        channels = input_shape[self.axes.channel]
         self._groups = resolve_groups(self.groups, channels)
         self._refuse_single_elements(input_shape, channels // self._groups)
 
     def mean_and_inverse_std(self, instance, batch):
-        mean, variance, _ = pool_groups(instance, self._axes.channel, self._groups)
+        mean, variance, _ = pool_groups(instance, self.axes.channel, self._groups)
         return mean, self._inverse_std(variance)

@@ -36,6 +36,9 @@ class MeanOnlyBatchNormalization(MovingNormalization):
         [Weight Normalization](https://arxiv.org/abs/1602.07868), section 4.
     """
 
+    fusible = False  # a mean alone gains nothing
+    _uses_samples = False
+
     def __init__(self, axis=-1, momentum=0.9, center=True, **kwargs):
         for name in _ABSENT:
             if name in kwargs:

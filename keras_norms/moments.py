@@ -56,7 +56,7 @@ def instance_moments(x, axes, mask=None):
     """
     size = _size(x, axes.spatial)
     if mask is None:
-        count = _constant(size, x)
+        count = constant(size, x)
     elif all(mask.shape[axis] == 1 for axis in axes.spatial):
         # The mask keeps or drops whole samples: what is inside a sample does not depend on it.
         count, mask = ops.cast(mask, x.dtype) * ops.cast(size, x.dtype), None
@@ -227,21 +227,22 @@ def average_replicas(moments):
     return Moments(total[0] / weight, total[1] / weight, total[2])
 
 
-def standardize(x, mean, inverse_std, gamma, beta):
-    """`gamma * (x - mean) * inverse_std + beta` in one multiplication and one addition.
+def affine(mean, inverse_std, gamma, beta):
+    """`(scale, shift)` with `gamma * (x - mean) * inverse_std + beta = scale * x + shift`.
 
     Args:
-        x: activation, best centred near `mean`.
-        mean: tensor that broadcasts against `x`, in the frame of `x`.
+        mean: tensor that broadcasts against `x`.
         inverse_std: the same, or None for 1.
         gamma: the same, or None for 1.
         beta: the same, or None for 0.
+
+    Returns:
+        Two tensors; `scale` is None for 1.
     """
     factors = [factor for factor in (inverse_std, gamma) if factor is not None]
-    if not factors:
-        return x - mean if beta is None else x + (beta - mean)
-    scale = math.prod(factors[1:], start=factors[0])
-    return x * scale + ((0.0 if beta is None else beta) - mean * scale)
+    scale = math.prod(factors[1:], start=factors[0]) if factors else None
+    mean = mean if scale is None else mean * scale
+    return scale, -mean if beta is None else beta - mean
 
 
 def _moments(average, pivot, centred, variance, count):
@@ -269,7 +270,7 @@ def _size(x, axes):
     return math.prod(shape[axis] for axis in axes)
 
 
-def _constant(size, like):
+def constant(size, like):
     shape = (1,) * len(like.shape)
     if isinstance(size, int) and size:
         return np.full(shape, size, keras.backend.standardize_dtype(like.dtype))

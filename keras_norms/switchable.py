@@ -93,7 +93,7 @@ class SwitchableNormalization(MovingNormalization):
             setattr(self, name, weight)
 
     def mean_and_inverse_std(self, instance, batch):
-        channel = self._axes.channel
+        channel = self.axes.channel
         moments = {
             "instance": lambda: instance,
             "group": lambda: pool_groups(instance, channel, self._groups),

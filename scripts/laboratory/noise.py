@@ -124,7 +124,7 @@ def _recording(norm, parts):
 
     def recorded_apply(inputs, training=None, mask=None, first_step=0):
         x = ops.cast(inputs, "float32")
-        _, _, moments = instance_moments(x, norm._axes, norm._align_mask(mask, x))
+        _, _, moments = instance_moments(x, norm.axes, norm._align_mask(mask, x))
         parts.append(moments)
         return apply(inputs, training, mask, first_step)
 

@@ -75,15 +75,15 @@ class _Kind:
 
     def __init__(self, layer):
         self.layer = layer
-        # Other people's layers may depend on more than their config says.
-        ours = type(layer).__module__.startswith("keras_norms.")
+        self.ours = type(layer).__module__.startswith("keras_norms.")
         config = layer.get_config()
         for name in list(config):
             if name == "name" or name.endswith(("_initializer", "_regularizer", "_constraint")):
                 del config[name]
         shape = layer.input_spec.ndim, layer.input_spec.axes
         settings = json.dumps([shape, config], sort_keys=True, default=repr)
-        self._key = type(layer) if ours else id(layer), settings
+        # Other people's layers may depend on more than their config says.
+        self._key = type(layer) if self.ours else id(layer), settings
 
     def __eq__(self, other):
         return self._key == other._key
@@ -101,9 +101,13 @@ def _programs(kind):
     program = functools.partial(tf.function, jit_compile=True, autograph=False)
 
     def coefficients(x, pivot, offset, variance, weights):
-        instance = Moments(pivot + offset, variance, constant(_size(x, spatial), x))
+        # Our layers take means about any origin. About 0, large ones would be rounded coarsely.
+        origin = _first(x, range(len(x.shape))) if kind.ours else 0.0
+        pivot = pivot - origin
+        instance = Moments(pivot + offset, variance, constant(_count(x, spatial), x))
         with keras.StatelessScope(zip(variables, weights, strict=True)):
-            return layer.coefficients(x, pivot, instance, training=True)
+            *found, moved = layer.coefficients(x, pivot, instance, training=True)
+        return *found, moved and moved._replace(mean=moved.mean + origin)
 
     @program
     def forward(x, weights):
@@ -142,9 +146,14 @@ def _cast(x, layer):
     return ops.cast(x, keras.backend.result_type(x.dtype, layer.compute_dtype, "float32"))
 
 
+def _count(x, axes):
+    return math.prod(ops.shape(x)[axis] for axis in axes)
+
+
 def _size(x, axes):
-    size = math.prod(ops.shape(x)[axis] for axis in axes)
-    return size if isinstance(size, int) else ops.cast(ops.maximum(size, 1), x.dtype)
+    """What to divide a sum by, which is 1 for a sum of nothing."""
+    count = _count(x, axes)
+    return count if isinstance(count, int) else ops.cast(ops.maximum(count, 1), x.dtype)
 
 
 def _first(x, axes):

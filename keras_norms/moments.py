@@ -271,6 +271,7 @@ def _size(x, axes):
 
 
 def constant(size, like):
+    """The count of sets that all have `size` elements, in rank and dtype of `like`."""
     shape = (1,) * len(like.shape)
     if isinstance(size, int) and size:
         return np.full(shape, size, keras.backend.standardize_dtype(like.dtype))

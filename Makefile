@@ -41,7 +41,7 @@ format: $(VENV)/installed
 	$(BIN)/ruff format .
 
 benchmark: $(VENV)/installed
-	$(BIN)/python benchmarks/layers.py --output docs/BENCHMARK.md
+	$(BIN)/python benchmarks/performance.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

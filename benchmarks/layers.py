@@ -1,48 +1,46 @@
-"""Cost of one training step of each layer, as a ratio to keras.layers.BatchNormalization.
+"""Cost of single layers: a training step on images and on sequences, inference, memory."""
 
-    python benchmarks/layers.py
-
-A step is the forward pass and the gradients of the input and of the weights. All layers are
-timed in turn within one run, so that a noisy machine disturbs all alike; a figure is the median
-over the rounds of the ratio within a round, with the quartiles in brackets. Memory is how far a
-step raises the resident memory of the process (Linux), in units of the input.
-"""
-
-import dataclasses
 import json
 import os
 import subprocess
 import sys
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
 import keras
 import numpy as np
 import tensorflow as tf
 import timing
-import tyro
 
 import keras_norms
+from keras_norms import fused
 from zoo import measuring
 
-SHAPES = ((32, 32, 32, 64), (32, 16, 16, 128), (64, 8, 8, 256))
+IMAGES = ((32, 32, 32, 64), (32, 16, 16, 128), (64, 8, 8, 256))
+SEQUENCE = (64, 128, 256)
 BASE = "keras BN"
 
 
-@dataclasses.dataclass
-class Options:
-    """What to measure."""
+class FusedBatchNorm(keras.layers.Layer):
+    """TensorFlow's own operation, without moving statistics."""
 
-    rounds: int = 30
-    """How many times every layer is timed."""
-    shapes: tuple[tuple[int, int, int, int], ...] = SHAPES
-    """Input shapes (batch, height, width, channels)."""
-    output: str | None = None
-    """Write the table to this Markdown file as well."""
+    def build(self, input_shape):
+        shape = input_shape[-1:]
+        self.gamma = self.add_weight(shape=shape, initializer="ones")
+        self.beta = self.add_weight(shape=shape, initializer="zeros")
+
+    def call(self, inputs, training=None):
+        return tf.raw_ops.FusedBatchNormV3(
+            x=inputs,
+            scale=self.gamma.value,
+            offset=self.beta.value,
+            mean=[] if training else tf.zeros_like(self.beta.value),
+            variance=[] if training else tf.ones_like(self.beta.value),
+            epsilon=1e-3,
+            is_training=bool(training),
+        ).y
 
 
-def layers():
-    """The layers to compare: ours, then Keras's."""
+def image_layers():
+    """Ours, then others'."""
     return {
         BASE: keras.layers.BatchNormalization(),
         "BN": keras_norms.BatchNormalization(),
@@ -52,68 +50,107 @@ def layers():
         "GN (32 groups)": keras_norms.GroupNormalization(32),
         "SN": keras_norms.SwitchableNormalization(),
         "BIN": keras_norms.BatchInstanceNormalization(),
+        **{
+            f"{name}, not fused": unfused(layer)
+            for name, layer in (
+                ("BN", keras_norms.BatchNormalization()),
+                ("GN", keras_norms.GroupNormalization(32)),
+                ("SN", keras_norms.SwitchableNormalization()),
+            )
+        },
+        "FusedBatchNormV3": FusedBatchNorm(),
         "keras GN (32 groups)": keras.layers.GroupNormalization(32),
         "keras GN (-1)": keras.layers.GroupNormalization(-1),
         "keras LN (last axis)": keras.layers.LayerNormalization(),
     }
 
 
+def unfused(layer):
+    """The layer without `keras_norms.fused`."""
+    layer.fusible = False
+    return layer
+
+
+def sequence_layers(per_token):
+    """Norms of `(batch, time, channels)`: every token a sample, or time as positions."""
+    options = {"batch_axis": (0, 1)} if per_token else {}
+    layers = {
+        "keras LN": keras.layers.LayerNormalization(),
+        "keras RMS": keras.layers.RMSNormalization(),
+        "LN (GN, 1 group)": keras_norms.GroupNormalization(1, **options),
+        "GN (32 groups)": keras_norms.GroupNormalization(32, **options),
+        "BN": keras_norms.BatchNormalization(**options),
+        "SN": keras_norms.SwitchableNormalization(**options),
+    }
+    return layers if per_token else layers | {"IN": keras_norms.InstanceNormalization()}
+
+
+def training(rounds):
+    """A training step on images."""
+    for shape in IMAGES:
+        for xla in (False, True):
+            title = f"{shape}, {'XLA' if xla else 'plain'}"
+            yield timing.layer_column(title, image_layers(), shape, BASE, rounds, xla)
+    yield timing.Column(f"{IMAGES[0]}, memory", "the input", None, peak_memory(IMAGES[0]))
+
+
+def inference(rounds):
+    """Inference on images."""
+    for shape in IMAGES:
+        yield timing.layer_column(
+            f"{shape}, plain", image_layers(), shape, BASE, rounds, training=False
+        )
+
+
+def sequences(rounds):
+    """A training step on a sequence."""
+    for per_token in (True, False):
+        for xla in (False, True):
+            title = f"{SEQUENCE}, {'per token' if per_token else 'over time'}"
+            title += ", XLA" if xla else ", plain"
+            layers = sequence_layers(per_token)
+            yield timing.layer_column(title, layers, SEQUENCE, "keras LN", rounds, xla)
+
+
+def accuracy(_):
+    """The error of a layer's output where the mean is 10,000 and the standard deviation 1."""
+    x = np.random.default_rng(0).standard_normal(IMAGES[1], "float32") + np.float32(1e4)
+    layers, errors = image_layers(), {}
+    for name, layer in layers.items():
+        peer = layers[BASE] if name == "FusedBatchNormV3" else layer
+        exact = type(peer).from_config(peer.get_config() | {"dtype": "float64"})
+        expected = exact(tf.constant(x, "float64"), training=True).numpy()
+        output = tf.function(layer)(tf.constant(x), training=True)
+        errors[name] = (1e6 * np.linalg.norm(output - expected) / np.linalg.norm(expected),) * 3
+    yield timing.Column(f"{IMAGES[1]}, plain", "a millionth of the output", None, errors)
+
+
 def peak_memory(shape):
-    """Per layer, how far one plain step raises a process's memory, in units of the input."""
+    """Per layer, how far one plain training step raises a process's memory, in inputs."""
     memory = {}
-    for name in layers():
+    for name in image_layers():
         # A process each, whose allocator returns large blocks at once: a step would otherwise
         # hide in the memory of the one before.
-        command = [sys.executable, __file__, "--peak", name, json.dumps(shape)]
-        env = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "100000"}
+        command = [sys.executable, __file__, name, json.dumps(shape)]
+        path = os.pathsep.join(filter(None, sys.path))
+        env = {**os.environ, "PYTHONPATH": path, "MALLOC_MMAP_THRESHOLD_": "100000"}
         result = subprocess.run(command, capture_output=True, text=True, check=True, env=env)
-        memory[name] = float(result.stdout.split()[-1])
+        memory[name] = (float(result.stdout.split()[-1]),) * 3
     return memory
 
 
 def print_peak(name, shape):
     """What `peak_memory` runs: one small step for the runtime's own needs, then the real one."""
+    fused.LEAST_ELEMENTS = 0  # for the small step as well
     rng = np.random.default_rng(0)
     for batch in (1, shape[0]):
         shape = (batch, *shape[1:])
-        step = timing.training_step(layers()[name], shape, xla=False)
+        step = timing.training_step(image_layers()[name], shape, xla=False)
         step = step.get_concrete_function(*(tf.TensorSpec(shape) for _ in range(2)))
         x, dy = (tf.constant(rng.standard_normal(shape, "float32")) for _ in range(2))
         memory = measuring.raised_memory(step, (x, dy))
     print(memory / (4 * float(np.prod(shape))))
 
 
-def table(options):
-    """The Markdown table of all shapes, plain graph and XLA."""
-    shapes = [tuple(shape) for shape in options.shapes]
-    rows, header = {name: [] for name in layers()}, ["layer"]
-    for shape in shapes:
-        repeats = max(1, round(2e6 / np.prod(shape)))
-        for xla in (False, True):
-            title = f"{shape}, {'XLA' if xla else 'plain'}"
-            print(title, file=sys.stderr)
-            ms, ratios = timing.time_ratios(layers(), BASE, shape, xla, options.rounds, repeats)
-            header.append(f"{title} ({ms:.1f} ms)")
-            for name in rows:
-                rows[name].append(timing.cell(ratios[name]))
-    print("memory", file=sys.stderr)
-    header.append(f"{shapes[0]}, memory")
-    for name, memory in peak_memory(shapes[0]).items():
-        rows[name].append(f"{memory:.1f}")
-    return timing.markdown(header, rows)
-
-
-def main(options):
-    text = (
-        f"{timing.provenance(f'python benchmarks/layers.py --rounds {options.rounds}')}\n"
-        "Ratio to `keras.layers.BatchNormalization` (median, quartiles); memory in units of the "
-        f"input.\n\n{table(options)}"
-    )
-    timing.report("Cost of one training step of a layer", text, options.output)
-
-
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--peak"]:
-        print_peak(sys.argv[2], tuple(json.loads(sys.argv[3])))
-    else:
-        main(tyro.cli(Options, description=__doc__))
+    print_peak(sys.argv[1], tuple(json.loads(sys.argv[2])))

@@ -21,7 +21,7 @@ import timing
 import tyro
 
 import keras_norms
-from zoo import distribution
+from zoo import distribution, markdown
 
 SHAPE = (32, 8, 8, 16)
 GROUPS = 4
@@ -76,7 +76,7 @@ class Options:
     """Numbers of replicas."""
     norms: tuple[str, ...] = tuple(NORMS)
     """Norms to compare."""
-    output: str | None = None
+    output: Path | None = None
     """Write the tables below "## Figures" in this Markdown file as well."""
 
 
@@ -146,32 +146,30 @@ def differences(actual, expected):
 
 def table(options, replicas):
     """The Markdown table for a number of replicas."""
-    rows, slices = {}, SHAPE[0] // replicas
+    lines, slices = [], SHAPE[0] // replicas
     for name in options.norms:
         make, has_batch_statistics = NORMS[name]
         whole, apart = step(make, 1), step(make, replicas)
         if not has_batch_statistics:
-            rows[name] = differences(apart, whole)
+            lines.append([name, *differences(apart, whole)])
             continue
         synchronized = step(functools.partial(make, synchronized=True), replicas)
         ghost = step(functools.partial(make, ghost_batch_size=slices), 1)
-        rows[f"{name}, synchronized"] = differences(synchronized, whole)
-        rows[f"{name}, apart"] = differences(apart, whole)
-        rows[f"{name}, apart, slices"] = differences(apart, ghost)
+        lines.append([f"{name}, synchronized", *differences(synchronized, whole)])
+        lines.append([f"{name}, apart", *differences(apart, whole)])
+        lines.append([f"{name}, apart, slices", *differences(apart, ghost)])
     heading = f"### {replicas} replicas of {slices} samples"
-    return f"{heading}\n\n{timing.markdown(['norm', *COLUMNS], rows)}"
+    return f"{heading}\n\n{markdown.table(['norm', *COLUMNS], lines)}"
 
 
 def main(options):
     distribution.strategy(max(options.replicas))  # TensorFlow sets up its devices once
     tables = [table(options, replicas) for replicas in options.replicas]
     command = " ".join(["python", "benchmarks/replicas.py", *sys.argv[1:]])
-    text = "\n\n".join(["## Figures", timing.provenance(command), ABOUT, *tables])
-    print(text)
+    sections = [timing.provenance(command), ABOUT, *tables]
+    print("\n\n".join(sections))
     if options.output:
-        path = Path(options.output)
-        before = path.read_text().split("## Figures")[0] if path.exists() else ""
-        path.write_text(f"{before}{text}\n")
+        timing.write_figures(options.output, *sections)
 
 
 if __name__ == "__main__":

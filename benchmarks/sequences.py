@@ -12,7 +12,6 @@ import dataclasses
 import json
 import os
 import statistics
-import sys
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -21,6 +20,7 @@ import keras
 import timing
 import tyro
 
+from zoo import markdown
 from zoo.training import TrainOptions, train
 
 DATASETS = {
@@ -61,7 +61,7 @@ class Options:
     """The first one for the tables, all for the steps that the LSTM needs."""
     runs: Path = Path("runs/sequences")
     """Folder of the runs."""
-    output: str | None = None
+    output: Path | None = None
     """Write the tables to this Markdown file as well."""
 
 
@@ -93,13 +93,16 @@ def table(options, model, dataset):
     results = {norm: run(options, model, dataset, norm, seed) for norm in options.norms}
     base = results[options.norms[0]]
     text = "bits_per_character" in base
-    rows = {}
+    lines = []
     for norm, result in results.items():
         score = result["bits_per_character" if text else "accuracy"]
-        rows[norm] = (
-            f"{result['cross_entropy']:.3f}",
-            f"{score:.3f}" if text else f"{score:.1%}",
-            f"{result['seconds_per_step'] / base['seconds_per_step']:.2f}",
+        lines.append(
+            [
+                norm,
+                f"{result['cross_entropy']:.3f}",
+                f"{score:.3f}" if text else f"{score:.1%}",
+                f"{result['seconds_per_step'] / base['seconds_per_step']:.2f}",
+            ]
         )
     steps = base["steps_per_epoch"] * DATASETS[dataset].epochs
     ms = 1e3 * base["seconds_per_step"]
@@ -108,13 +111,13 @@ def table(options, model, dataset):
     return (
         f"## {model}, {dataset}\n\n{steps} steps of {base['global_batch']} samples; a step without "
         f"norm took {ms:.0f} ms, all runs {seconds / 60:.0f} minutes.\n\n"
-        + timing.markdown(["norm", "test loss", score, "time of a step"], rows)
+        + markdown.table(["norm", "test loss", score, "time of a step"], lines)
     )
 
 
 def steps_to_loss(options, dataset):
     """The Markdown table of the steps to the lowest test loss that the plain LSTM reached."""
-    rows, ratios = {}, []
+    lines, ratios = [], []
     for seed in options.seeds:
         plain, normalized = (run(options, "lstm", dataset, n, seed) for n in ("none", "ln"))
         target = min(plain["history"]["val_loss"])
@@ -122,12 +125,12 @@ def steps_to_loss(options, dataset):
         if needed[1]:
             ratios.append(needed[1] / needed[0])
         shown = [f"{steps}" if steps else "not reached" for steps in needed]
-        rows[f"{seed}"] = (f"{target:.3f}", *shown)
+        lines.append([seed, f"{target:.3f}", *shown])
     median = f"; median ratio {statistics.median(ratios):.2f}" if ratios else ""
     return (
         f"## Steps to the same loss, lstm, {dataset}\n\nTo the lowest test loss of the LSTM "
         f"without norm, looked at once an epoch{median}.\n\n"
-        + timing.markdown(["seed", "test loss", "steps without norm", "steps with ln"], rows)
+        + markdown.table(["seed", "test loss", "steps without norm", "steps with ln"], lines)
     )
 
 
@@ -150,10 +153,12 @@ def main(options):
         f"{timing.provenance(command)}\nAdam, rates {RATES}, a cosine to 0, {REPLICAS} replicas, "
         f"seed {options.seeds[0]}; one run each, so small differences mean nothing. The time of a "
         "step is a median within its run, whatever else the machine did then; "
-        "docs/RECURRENT.md has layers timed in turn.\n\n"
+        "docs/PERFORMANCE.md has layers timed in turn.\n\n"
     )
-    print(file=sys.stderr)
-    timing.report("Norms in sequence models", text + "\n\n".join(sections), options.output)
+    text += "\n\n".join(sections)
+    print(f"\n{text}")
+    if options.output:
+        options.output.write_text(f"# Norms in sequence models\n\n{text}\n")
 
 
 if __name__ == "__main__":

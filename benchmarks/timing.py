@@ -1,8 +1,10 @@
-"""What the benchmarks share: training steps timed in turn, ratios, the head of a report."""
+"""What the benchmarks share: ratios of steps timed in turn, and the head of a report."""
 
 import datetime
 import os
 import platform
+import sys
+import typing
 
 import keras
 import numpy as np
@@ -10,7 +12,53 @@ import tensorflow as tf
 
 import keras_norms
 from zoo import measuring
-from zoo.markdown import table
+
+
+class Column(typing.NamedTuple):
+    """One column of a table.
+
+    Attributes:
+        title: what was measured.
+        base: the row that the others are compared with.
+        ms: milliseconds of a step of `base`, the median; None if that says nothing.
+        cells: `{row: (median, lower quartile, upper quartile)}` of the ratio to `base` within a
+            round.
+    """
+
+    title: str
+    base: str
+    ms: float | None
+    cells: dict
+
+
+def column(title, steps, inputs, base, rounds, repeats=1):
+    """Times steps in turn, so that a noisy machine disturbs all alike.
+
+    Args:
+        title: of the column.
+        steps: `{row: compiled function of the inputs}`.
+        inputs: tuple of tensors.
+        base: the row to compare with.
+        rounds: how many times every step is timed.
+        repeats: steps in one timing.
+    """
+    print(title, file=sys.stderr)
+    seconds = measuring.time_in_turn(steps, inputs, rounds, repeats)
+    cells = {
+        name: tuple(map(float, np.percentile(times / seconds[base], [50, 25, 75])))
+        for name, times in seconds.items()
+    }
+    return Column(title, base, 1e3 * float(np.median(seconds[base])), cells)
+
+
+def layer_column(title, layers, shape, base, rounds, xla=False, training=True):
+    """A `Column` of layers by name: one forward pass, in training with all its gradients."""
+    x = tf.random.stateless_normal(shape, (1, 0))
+    dy = tf.random.stateless_normal(layers[base].compute_output_shape(shape), (2, 0))
+    make = training_step if training else inference_step
+    steps = {name: make(layer, shape, xla) for name, layer in layers.items()}
+    repeats = max(1, round(2e6 / np.prod(shape)))
+    return column(title, steps, (x, dy), base, rounds, repeats)
 
 
 def training_step(layer, shape, xla):
@@ -28,38 +76,15 @@ def training_step(layer, shape, xla):
     return step
 
 
-def time_ratios(layers, base, shape, xla, rounds, repeats):
-    """Times training steps of all layers in turn, so that a noisy machine disturbs all alike.
+def inference_step(layer, shape, xla):
+    """A compiled function (x, dy) -> output."""
+    layer.build(shape)
 
-    Args:
-        layers: `{name: layer}`.
-        base: the name of the layer to compare with.
-        shape: of the input.
-        xla: whether to compile with XLA.
-        rounds: how many times every layer is timed.
-        repeats: steps in one timing.
+    @tf.function(jit_compile=xla)
+    def step(x, dy):
+        return layer(x, training=False)
 
-    Returns:
-        `(ms, ratios)`: milliseconds of a step of `base`, and `{name: (median, quartiles)}` of
-        the ratio to it within a round.
-    """
-    x = tf.random.stateless_normal(shape, (1, 0))
-    steps = {name: training_step(layer, shape, xla) for name, layer in layers.items()}
-    dy = tf.random.stateless_normal(layers[base].compute_output_shape(shape), (2, 0))
-    seconds = measuring.time_in_turn(steps, (x, dy), rounds, repeats)
-    times = seconds[base]
-    ratios = {name: np.percentile(s / times, [50, 25, 75]) for name, s in seconds.items()}
-    return 1e3 * float(np.median(times)), ratios
-
-
-def cell(ratios):
-    """Median and quartiles, as a table shows them."""
-    return "{:.2f} [{:.2f}, {:.2f}]".format(*ratios)
-
-
-def markdown(header, rows):
-    """A table with a row for each name, from `{name: cells}`."""
-    return table(header, [[name, *cells] for name, cells in rows.items()])
+    return step
 
 
 def provenance(command):
@@ -72,9 +97,7 @@ def provenance(command):
     )
 
 
-def report(title, text, output):
-    """Prints the text and writes it under the title to a Markdown file, if there is one."""
-    print(text)
-    if output:
-        with open(output, "w") as file:
-            file.write(f"# {title}\n\n{text}\n")
+def write_figures(path, *sections):
+    """Replaces what stands below "## Figures" in a Markdown file by these sections."""
+    before = path.read_text().split("## Figures")[0] if path.exists() else ""
+    path.write_text("\n\n".join([f"{before}## Figures", *sections]) + "\n")

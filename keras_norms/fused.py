@@ -42,7 +42,7 @@ def serves(layer, inputs, training, mask):
         and layer.fusible
         and inputs.dtype.is_floating
         and axes.batch + axes.spatial + (axes.channel,) == tuple(range(len(sizes) + 1))
-        and axes.spatial
+        and layer.moment_axes.spatial
         and all(sizes)
         and math.prod(sizes) * (batch or USUAL_BATCH) >= LEAST_ELEMENTS
         and replica_context() is None

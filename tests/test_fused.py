@@ -211,16 +211,23 @@ STANDS_ASIDE = {
 
 
 @pytest.mark.parametrize("name", STANDS_ASIDE)
-@over([BY_NAME["bn"], BY_NAME["sn"]])
-def test_where_the_layer_computes_itself(norm, name, rng, calls):
+def test_where_the_layer_computes_itself(name, rng, calls):
     shape, arguments, options = STANDS_ASIDE[name]
-    layer = norm(dtype="float64", **arguments)
+    layer = keras_norms.SwitchableNormalization(dtype="float64", **arguments)
     layer.build(shape)
     x, weights = tf.constant(rng.normal(3, 2, shape)), layer.get_weights()
     expected = layer(x, training=True, **options)
     layer.set_weights(weights)
     assert_close(tf.function(layer)(x, training=True, **options), expected)
     assert not calls
+
+
+@pytest.mark.parametrize("shape, batch_axis", [((6, 8), 0), ((6, 5, 8), (0, 1))], ids=str)
+def test_batch_norm_pools_samples_as_positions(shape, batch_axis, rng, calls):
+    layer = random_layer(BY_NAME["bn"], shape, rng, batch_axis=batch_axis)
+    for one, other in both(layer, rng.normal(3, 2, shape), rng.normal(0, 1, shape)):
+        assert_close(other, one, 1e-9)
+    assert calls
 
 
 def test_small_and_unknown_sizes_and_inference_are_the_layers(monkeypatch, calls):

@@ -10,6 +10,7 @@ import tensorflow as tf
 import keras_norms
 import zoo
 from laboratory import landscape, noise, profile
+from zoo import measuring
 
 X = np.random.default_rng(0).normal(size=(16, 8, 8, 1)).astype("float32")
 Y = np.arange(16) % 10
@@ -84,7 +85,7 @@ def test_probing_changes_nothing_and_sees_the_function_of_the_step(spec):
         np.testing.assert_array_equal(old, new)
 
     old = [number(variable) for variable in weights]
-    step = profile.training_step(model, keras.optimizers.SGD(1.0))
+    step = measuring.training_step(model, keras.optimizers.SGD(1.0))
     assert float(step(x, y)) == pytest.approx(float(loss), rel=1e-5)  # the same shift as well
     for a, b, gradient in zip(old, weights, gradients, strict=True):
         np.testing.assert_allclose(a - number(b), gradient, rtol=1e-3, atol=2e-5)

@@ -11,9 +11,9 @@ import numpy as np
 import tensorflow as tf
 
 import keras_norms
-from laboratory.profile import LOSS, training_step
 from laboratory.tasks import test_accuracy
 from zoo import data, models
+from zoo.measuring import LOSS, training_step
 from zoo.options import TrainOptions
 
 

@@ -14,8 +14,6 @@ import tensorflow as tf
 import keras_norms
 from zoo import measuring, models
 
-LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-
 
 @dataclasses.dataclass(frozen=True)
 class Profile:
@@ -69,8 +67,8 @@ class Profile:
             (norm, kind): step
             for norm, model in built.items()
             for kind, step in (
-                ("training", training_step(model, self._optimizer())),
-                ("inference", inference_step(model)),
+                ("training", measuring.training_step(model, self._optimizer())),
+                ("inference", measuring.inference_step(model)),
             )
         }
         seconds = measuring.time_in_turn(steps, batch, self.rounds)
@@ -88,7 +86,7 @@ class Profile:
     def peak(self, norm, seed):
         """MiB by which one training step raises this process's memory; None if that is unknown."""
         model = self._build(norm)
-        step = training_step(model, self._optimizer())
+        step = measuring.training_step(model, self._optimizer())
         step(*self._batch(1, seed))  # what the runtime itself needs
         batch = self._batch(self.batch_size, seed)
         step = step.get_concrete_function(*batch)
@@ -135,32 +133,6 @@ class Profile:
         if result.returncode:
             raise RuntimeError(f"Memory of norm={norm!r}: {result.stderr[-2000:]}")
         return json.loads(result.stdout.split()[-1])
-
-
-def training_step(model, optimizer):
-    """A compiled function `(x, y) -> loss` that trains a classifier."""
-    optimizer.build(model.trainable_variables)
-
-    @tf.function(jit_compile=False)
-    def step(x, y):
-        with tf.GradientTape() as tape:
-            loss = LOSS(y, model(x, training=True))
-        weights = [variable.value for variable in model.trainable_variables]
-        gradients = tape.gradient(loss, weights, unconnected_gradients="zero")
-        optimizer.apply(gradients, model.trainable_variables)
-        return loss
-
-    return step
-
-
-def inference_step(model):
-    """A compiled function `(x, y) -> sum of the logits`, in inference mode."""
-
-    @tf.function(jit_compile=False)
-    def step(x, y):
-        return tf.reduce_sum(model(x, training=False))
-
-    return step
 
 
 def parameters(layer):

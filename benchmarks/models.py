@@ -1,0 +1,103 @@
+"""Cost of a training step of whole models, on one device and on two replicas."""
+
+import time
+
+import keras
+import numpy as np
+import tensorflow as tf
+import timing
+
+import keras_norms
+import zoo
+from zoo import distribution, measuring
+
+BATCH = 64
+IMAGE, ROWS = (32, 32, 3), (28, 28)
+NORMS = ("none", "bn", "ln", "gn", "in", "bin", "sn")
+SEQUENCE_NORMS = ("none", "ln", "rms", "bn", "gn", "sn")
+
+
+def _resnet(norm):
+    return zoo.resnet(20, 10, norm=norm, input_shape=IMAGE)
+
+
+def _lstm(norm):
+    return zoo.lstm(10, norm=norm, input_shape=ROWS)
+
+
+def _transformer(norm):
+    return zoo.transformer(10, norm=norm, input_shape=ROWS)
+
+
+def _batch(shape, size=BATCH):
+    rng = np.random.default_rng(0)
+    return rng.standard_normal((size, *shape), "float32"), rng.integers(10, size=size)
+
+
+def _columns(title, models, shape, base, rounds):
+    """The cost of a step, and of the first one, which compiles."""
+    batch = tuple(map(tf.constant, _batch(shape)))
+    steps, seconds = {}, {}
+    for name, model in models.items():
+        steps[name] = measuring.training_step(model, keras.optimizers.SGD(0.01))
+        start = time.perf_counter()
+        steps[name](*batch).numpy()
+        seconds[name] = (time.perf_counter() - start,) * 3
+    yield timing.column(title, steps, batch, base, rounds)
+    yield timing.Column(f"{title}, first step", "1 s", None, seconds)
+
+
+def _not_fused(model):
+    for layer in model.layers:
+        if isinstance(layer, keras_norms.base.Normalization):
+            layer.fusible = False
+    return model
+
+
+def convolutional(rounds):
+    """A training step of the ResNet-20 on 64 images, without XLA."""
+    models = {
+        "keras BN": _resnet(keras.layers.BatchNormalization),
+        "keras GN (8 groups)": _resnet(lambda **kwargs: keras.layers.GroupNormalization(8)),
+        **{norm: _resnet(norm) for norm in NORMS},
+        **{f"{norm}, not fused": _not_fused(_resnet(norm)) for norm in ("bn", "gn", "sn")},
+    }
+    yield from _columns(f"ResNet-20, {(BATCH, *IMAGE)}", models, IMAGE, "keras BN", rounds)
+
+
+def sequential(rounds):
+    """A training step of the LSTM and the Transformer on 64 images row by row, without XLA."""
+    for title, build in (("LSTM", _lstm), ("Transformer", _transformer)):
+        models = {norm: build(norm) for norm in SEQUENCE_NORMS}
+        yield from _columns(f"{title}, {(BATCH, *ROWS)}", models, ROWS, "none", rounds)
+
+
+def replicated(rounds):
+    """A training step of the ResNet-20 on 64 images in all, under `MirroredStrategy`."""
+    distribution.strategy(2)  # TensorFlow sets up its devices once
+    norms = ("none", "bn", "bn(synchronized=True)", "gn", "sn", "sn(synchronized=True)")
+    for replicas in (1, 2):
+        strategy = distribution.strategy(replicas)
+        steps = {norm: _replicated_step(strategy, replicas, norm) for norm in norms}
+        title = f"{replicas} {'replica' if replicas == 1 else 'replicas'}"
+        yield timing.column(title, steps, (), "none", rounds)
+
+
+def _replicated_step(strategy, replicas, norm):
+    with strategy.scope():
+        model, optimizer = _resnet(norm), keras.optimizers.SGD(0.01)
+        optimizer.build(model.trainable_variables)
+    parts = [distribution.split(strategy, np.split(array, replicas)) for array in _batch(IMAGE)]
+
+    def local(x, y):
+        with tf.GradientTape() as tape:
+            loss = measuring.LOSS(y, model(x, training=True))
+        weights = [variable.value for variable in model.trainable_variables]
+        optimizer.apply(tape.gradient(loss, weights), model.trainable_variables)
+        return loss
+
+    @tf.function
+    def step():
+        return strategy.experimental_local_results(strategy.run(local, args=parts))
+
+    return step

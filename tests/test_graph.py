@@ -136,3 +136,16 @@ def test_models_train_alike_in_every_mode(norms, rng):
     for options in ({"jit_compile": True}, {"run_eagerly": True}):
         for one, two in zip(train(norms, x, **options), graph, strict=True):
             np.testing.assert_allclose(one, two, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("trainable, training", [(True, False), (False, True)], ids=str)
+def test_inference_of_batch_norm_is_one_multiplication_and_one_addition(trainable, training):
+    layer = BY_NAME["bn"](trainable=trainable)
+    shape = (2, 3, 4, 8)
+    layer.build(shape)
+    graph = tf.function(layer).get_concrete_function(tf.TensorSpec(shape), training=training).graph
+    found = [
+        op.type for op in graph.get_operations() if op.outputs and op.outputs[0].shape == shape
+    ]
+    assert sorted(set(found) - {"Placeholder", "Identity"}) == ["AddV2", "Mul"]
+    assert found.count("Mul") == found.count("AddV2") == 1

@@ -50,7 +50,7 @@ class Normalization(keras.layers.Layer):
         **kwargs: arguments of `keras.layers.Layer`.
     """
 
-    fusible = True  # by `fused`, in training
+    fusible = True  # whether `fused` may take the place of `apply`; settable
 
     def __init__(
         self,
@@ -92,7 +92,8 @@ class Normalization(keras.layers.Layer):
         self.autocast = False
         self.gamma = self.beta = None
 
-    def build(self, input_shape):
+    def resolve(self, input_shape):
+        """Settles what depends on the shape of the input, but for the weights."""
         self.axes = self._resolve_axes(input_shape)
         channels = input_shape[self.axes.channel]
         if channels is None:
@@ -104,6 +105,10 @@ class Normalization(keras.layers.Layer):
         self.input_spec = keras.layers.InputSpec(
             ndim=len(input_shape), axes={self.axes.channel: channels}
         )
+
+    def build(self, input_shape):
+        self.resolve(input_shape)
+        channels = input_shape[self.axes.channel]
         if self.scale:
             self.gamma = self._add_weight("gamma", channels)
         if self.center:
@@ -171,14 +176,18 @@ class Normalization(keras.layers.Layer):
         return input_shape
 
     def get_config(self):
-        """The arguments of all constructors from this class up to `Normalization`."""
-        config = super().get_config()
-        for cls in type(self).__mro__:
-            if issubclass(cls, Normalization):
-                for name, parameter in inspect.signature(cls.__init__).parameters.items():
-                    if name != "self" and parameter.kind is not parameter.VAR_KEYWORD:
-                        config.setdefault(name, _serialize(getattr(self, name)))
-        return config
+        arguments = {name: _serialize(value) for name, value in self.arguments().items()}
+        return arguments | super().get_config()
+
+    def arguments(self):
+        """The arguments of all constructors from this class up to `Normalization`, by name."""
+        classes = (cls for cls in type(self).__mro__ if issubclass(cls, Normalization))
+        return {
+            name: getattr(self, name)
+            for cls in classes
+            for name, parameter in inspect.signature(cls.__init__).parameters.items()
+            if name != "self" and parameter.kind is not parameter.VAR_KEYWORD
+        }
 
     def _reads_activation(self, training):
         return True

@@ -4,14 +4,13 @@
     backward:  dx = scale * dy + slope * (x - pivot) + rest
 
 The programs stand in a graph that need not be compiled itself. Scale and shift come from the
-layer, whatever it is, and how they follow from the moments and the weights is differentiated by
+layer, in float64, and how they follow from the moments and the weights is differentiated by
 TensorFlow. All the rest is done by hand: gradients need no more of the activation than its two
 sums over positions, of `dy` and of `dy * (x - pivot)`. From the forward to the backward pass `x`
-is kept, and the moments of each channel of each sample.
+is kept, and three numbers for each channel of each sample.
 """
 
 import functools
-import json
 import math
 
 import keras
@@ -27,20 +26,22 @@ USUAL_BATCH = 32  # where the size of the batch is not known
 def serves(layer, inputs, training, mask):
     """Whether `apply` can take the place of `Normalization.apply`, which can do everything.
 
-    It can in training, in a TensorFlow graph, on the CPU, on one replica, without a mask, where
-    samples come first, then positions, then channels, and all sizes but the batch's are known;
-    and it does if the activation is large.
+    It can for layers of this package in training, in a TensorFlow graph, on the CPU, on one
+    replica, without a mask, where samples come first, then positions, then channels, and all
+    sizes but the batch's are known; and it does if the activation is large.
     """
-    if keras.config.backend() != "tensorflow" or not training or mask is not None:
+    if keras.config.backend() != "tensorflow" or training is not True or mask is not None:
         return False
     import tensorflow as tf
 
     axes, (batch, *sizes) = layer.axes, inputs.shape
     return bool(
         not tf.executing_eagerly()
-        and layer.trainable
         and layer.fusible
-        and inputs.dtype.is_floating
+        and layer.trainable
+        # What others derive may do more in its methods than compute.
+        and type(layer).__module__.startswith("keras_norms.")
+        and keras.backend.is_float_dtype(keras.backend.standardize_dtype(inputs.dtype))
         and axes.batch + axes.spatial + (axes.channel,) == tuple(range(len(sizes) + 1))
         and layer.moment_axes.spatial
         and all(sizes)
@@ -54,96 +55,87 @@ def apply(layer, inputs):
     """What `Normalization.apply` returns in training."""
     import tensorflow as tf
 
-    forward, backward = _programs(_Kind(layer))
-
-    @tf.custom_gradient
-    def run(x, *weights):
-        y, moved, saved = forward(x, weights)
-
-        def gradient(dy, *_):
-            dx, d_weights = backward(x, dy, saved, weights)
-            return dx, *d_weights
-
-        return (y, moved), gradient
-
-    y, moved = run(inputs, *map(ops.convert_to_tensor, layer.variables))
+    arguments = {
+        name: tuple(value) if isinstance(value, (tuple, list)) else value
+        for name, value in layer.arguments().items()
+        if not name.endswith(("_initializer", "_regularizer", "_constraint"))
+    }
+    run = _program(
+        type(layer),
+        tuple(arguments.items()),
+        tuple(variable.name for variable in layer.variables),
+        layer.compute_dtype,
+        tuple(inputs.shape[1:]),
+        inputs.dtype,
+    )
+    y, moved = run(inputs, [tf.convert_to_tensor(variable.value) for variable in layer.variables])
     return y, Moments(*moved) if moved else None
 
 
-class _Kind:
-    """A layer, equal to any other that the same programs serve."""
-
-    def __init__(self, layer):
-        self.layer = layer
-        self.ours = type(layer).__module__.startswith("keras_norms.")
-        config = layer.get_config()
-        for name in list(config):
-            if name == "name" or name.endswith(("_initializer", "_regularizer", "_constraint")):
-                del config[name]
-        shape = layer.input_spec.ndim, layer.input_spec.axes
-        settings = json.dumps([shape, config], sort_keys=True, default=repr)
-        # Other people's layers may depend on more than their config says.
-        self._key = type(layer) if self.ours else id(layer), settings
-
-    def __eq__(self, other):
-        return self._key == other._key
-
-    def __hash__(self):
-        return hash(self._key)
-
-
-@functools.lru_cache(64)
-def _programs(kind):
+@functools.lru_cache(256)
+def _program(cls, arguments, names, compute_dtype, sizes, input_dtype):
+    """A function `(x, weights) -> (y, moved)`, for all layers and inputs with these properties."""
     import tensorflow as tf
 
-    layer = kind.layer
-    variables, spatial = layer.variables, layer.moment_axes.spatial
-    program = functools.partial(tf.function, jit_compile=True, autograph=False)
+    layer = cls(**dict(arguments), name="fused")
+    layer.resolve((None, *sizes))
+    spatial = layer.moment_axes.spatial
+    dtype = keras.backend.result_type(input_dtype, compute_dtype, "float32")
+    compiled = functools.partial(tf.function, jit_compile=True, autograph=False)
 
     def coefficients(x, pivot, offset, variance, weights):
-        # Our layers take means about any origin. About 0, large ones would be rounded coarsely.
-        origin = _first(x, range(len(x.shape))) if kind.ours else 0.0
-        pivot = pivot - origin
-        instance = Moments(pivot + offset, variance, constant(_count(x, spatial), x))
-        with keras.StatelessScope(zip(variables, weights, strict=True)):
-            *found, moved = layer.coefficients(x, pivot, instance, training=True)
-        return *found, moved and moved._replace(mean=moved.mean + origin)
+        # In float64, where neither large means nor far pivots cost precision.
+        pivot, offset, variance = (ops.cast(t, "float64") for t in (pivot, offset, variance))
+        mean, count = pivot + offset, _count(x, spatial)
+        instance = Moments(mean, variance, constant(count, mean))
+        vars(layer).update(zip(names, weights, strict=True))
+        scale, shift, moved = layer.coefficients(mean, pivot, instance, training=True)
+        return ops.cast(scale, dtype), ops.cast(shift, dtype), moved or ()
 
-    @program
+    @compiled
     def forward(x, weights):
-        x = _cast(x, layer)
-        pivot = _first(x, spatial)
+        x = ops.cast(x, dtype)
+        pivot = _pivot(x, spatial)
         offset = _mean(x - pivot, spatial)
         variance = _mean(ops.square(x - pivot), spatial) - ops.square(offset)
         variance = ops.maximum(variance, 0)
         scale, shift, moved = coefficients(x, pivot, offset, variance, weights)
         scale, shift = _settled(scale, shift)
         y = (x - pivot) * scale + shift
-        return ops.cast(y, layer.compute_dtype), moved or (), (pivot, offset, variance)
+        return ops.cast(y, compute_dtype), moved, (pivot, offset, variance)
 
-    @program
-    def backward(x, dy, saved, weights):
-        dtype, x, dy = x.dtype, _cast(x, layer), _cast(dy, layer)
+    @compiled
+    def backward(x, saved, weights, dy, d_moved):
+        x, dy = ops.cast(x, dtype), ops.cast(dy, dtype)
         pivot, offset, variance = saved
         with tf.GradientTape() as tape:
             tape.watch((offset, variance, weights))
-            scale, shift, _ = coefficients(x, pivot, offset, variance, weights)
-        d_scale = _sum_like(scale, dy * (x - pivot), spatial)
-        d_shift = _sum_like(shift, dy, spatial)
+            scale, shift, moved = coefficients(x, pivot, offset, variance, weights)
+        d_scale = _sum_like(scale, _sum(dy * (x - pivot), spatial))
+        d_shift = _sum_like(shift, _sum(dy, spatial))
         d_offset, d_variance, d_weights = tape.gradient(
-            (scale, shift), (offset, variance, weights), (d_scale, d_shift)
+            (scale, shift, *moved[:2]),
+            (offset, variance, weights),
+            (d_scale, d_shift, *d_moved[:2]),
         )
         size = _size(x, spatial)
         slope = 2 * d_variance / size
         scale, slope, rest = _settled(scale, slope, d_offset / size - slope * offset)
         dx = dy * scale + ((x - pivot) * slope + rest)
-        return ops.cast(dx, dtype), d_weights
+        return ops.cast(dx, input_dtype), d_weights
 
-    return forward, backward
+    @tf.custom_gradient
+    def run(x, *weights):
+        y, moved, saved = forward(x, weights)
 
+        def gradient(dy, *d_moved):
+            dx, d_weights = backward(x, saved, weights, dy, d_moved)
+            return dx, *d_weights
 
-def _cast(x, layer):
-    return ops.cast(x, keras.backend.result_type(x.dtype, layer.compute_dtype, "float32"))
+        return (y, moved), gradient
+
+    # TensorFlow registers a custom gradient for good: here once, not in every graph.
+    return tf.function(lambda x, weights: run(x, *weights), autograph=False)
 
 
 def _count(x, axes):
@@ -156,14 +148,19 @@ def _size(x, axes):
     return count if isinstance(count, int) else ops.cast(ops.maximum(count, 1), x.dtype)
 
 
-def _first(x, axes):
-    """The first element of each set, or 0.
+def _pivot(x, axes):
+    """The mean of a few elements of each set.
 
-    As one of the set it is no further from the mean than `sqrt(size)` standard deviations, which
-    bounds what rounding does to the variance about it.
+    Those of a set are no further from its mean than `sqrt(size)` standard deviations, so that
+    rounding does little to the variance about their mean.
     """
-    first = x[tuple(slice(0, 1 if axis in axes else None) for axis in range(len(x.shape)))]
-    return ops.sum(first, axes, keepdims=True)
+    first, *others = axes
+    few = [slice(None)] * len(x.shape)
+    few[first] = slice(0, 8)
+    for axis in others:
+        few[axis] = slice(0, 1)
+    x = x[tuple(few)]
+    return ops.sum(x, axes, keepdims=True) / _size(x, axes)
 
 
 def _mean(values, axes):
@@ -184,9 +181,8 @@ def _sum(values, axes):
     return ops.sum(values, 0, keepdims=True) if 0 in axes else values
 
 
-def _sum_like(small, values, spatial):
+def _sum_like(small, values):
     """The sum of `values` over the axes along which `small` has size 1."""
-    values = _sum(values, spatial)
     axes = [a for a, size in enumerate(small.shape) if size == 1 and values.shape[a] != 1]
     return ops.sum(values, axes, keepdims=True) if axes else values
 

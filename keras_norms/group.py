@@ -71,10 +71,13 @@ class GroupNormalization(Normalization):
         super().__init__(axis=axis, epsilon=epsilon, center=center, scale=scale, **kwargs)
         self.groups = check_groups(groups)
 
+    def resolve(self, input_shape):
+        super().resolve(input_shape)
+        self._groups = resolve_groups(self.groups, input_shape[self.axes.channel])
+
     def build(self, input_shape):
         super().build(input_shape)
         channels = input_shape[self.axes.channel]
-        self._groups = resolve_groups(self.groups, channels)
         self._refuse_single_elements(input_shape, channels // self._groups)
 
     def mean_and_inverse_std(self, instance, batch):

@@ -74,15 +74,18 @@ class SwitchableNormalization(MovingNormalization):
         self.logits_regularizer = keras.regularizers.get(logits_regularizer)
         self.mean_logits = self.variance_logits = None
 
-    def build(self, input_shape):
-        axes = self._resolve_axes(input_shape)
+    def resolve(self, input_shape):
+        super().resolve(input_shape)
         # As SwitchNorm1d: of single elements, instance statistics are the input itself.
-        self._in_use = tuple(s for s in self.statistics if s != "instance" or axes.spatial)
+        spatial = self.axes.spatial
+        self._in_use = tuple(s for s in self.statistics if s != "instance" or spatial)
         if not self._in_use:
             self._require_spatial_axis(input_shape)
-        super().build(input_shape)
         if "group" in self._in_use:
-            self._groups = resolve_groups(self.groups, input_shape[axes.channel])
+            self._groups = resolve_groups(self.groups, input_shape[self.axes.channel])
+
+    def build(self, input_shape):
+        super().build(input_shape)
         for name in ("mean_logits", "variance_logits"):
             weight = self._add_weight(
                 name,

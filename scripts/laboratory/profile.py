@@ -87,9 +87,8 @@ class Profile:
         """MiB by which one training step raises this process's memory; None if that is unknown."""
         model = self._build(norm)
         step = measuring.training_step(model, self._optimizer())
-        step(*self._batch(1, seed))  # what the runtime itself needs
         batch = self._batch(self.batch_size, seed)
-        step = step.get_concrete_function(*batch)
+        step(*batch)  # which compiles
         try:
             return measuring.raised_memory(step, batch) / 2**20
         except OSError:

@@ -68,8 +68,9 @@ def time_in_turn(steps, inputs, rounds, repeats=1):
 def raised_memory(step, inputs):
     """Bytes by which a step raises the resident memory of this process at its peak.
 
-    Blocks that were freed before hide what a step takes, unless the allocator returns large ones
-    at once: set MALLOC_MMAP_THRESHOLD_=100000 in the environment of the process.
+    If the step is yet to be compiled, that counts too; if it ran before, it finds the memory that
+    TensorFlow kept. Blocks that were freed before hide what a step takes, unless the allocator
+    returns large ones at once: set MALLOC_MMAP_THRESHOLD_=100000 in the environment.
 
     Raises:
         OSError: where there is no Linux.

@@ -58,7 +58,8 @@ class Profile:
             statistics), of "training" and "inference" the median "..._ms" of a step and
             "..._ratio", "..._ratio_low" and "..._ratio_high", median and quartiles of the ratio
             to the first norm within a round; and "memory_mib", how far a training step on the CPU
-            raises the resident memory at its peak, None where that is not to be had (no Linux).
+            raises the resident memory at its peak, with what XLA takes to compile it, None where
+            that is not to be had (no Linux).
         """
         keras.utils.set_random_seed(seed)
         built = {norm: self._build(norm) for norm in self.norms}
@@ -87,8 +88,9 @@ class Profile:
         """MiB by which one training step raises this process's memory; None if that is unknown."""
         model = self._build(norm)
         step = measuring.training_step(model, self._optimizer())
+        step(*self._batch(1, seed))  # what the runtime itself needs
         batch = self._batch(self.batch_size, seed)
-        step(*batch)  # which compiles
+        step = step.get_concrete_function(*batch)
         try:
             return measuring.raised_memory(step, batch) / 2**20
         except OSError:

@@ -149,10 +149,10 @@ def _size(x, axes):
 
 
 def _pivot(x, axes):
-    """The mean of a few elements of each set.
+    """The mean of a few elements of each set, eight at most.
 
-    Those of a set are no further from its mean than `sqrt(size)` standard deviations, so that
-    rounding does little to the variance about their mean.
+    An element is at most `sqrt(size)` standard deviations from the mean of its set, so that the
+    variance loses `size` roundings at worst, where all eight are outliers, and mostly none.
     """
     first, *others = axes
     few = [slice(None)] * len(x.shape)

@@ -1,14 +1,16 @@
 """Cost of a training step of whole models, on one device and on two replicas."""
 
+import functools
 import time
 
 import keras
 import numpy as np
 import tensorflow as tf
 import timing
+from layers import unfused
 
-import keras_norms
 import zoo
+from keras_norms.base import Normalization
 from zoo import distribution, measuring
 
 BATCH = 64
@@ -29,9 +31,9 @@ def _transformer(norm):
     return zoo.transformer(10, norm=norm, input_shape=ROWS)
 
 
-def _batch(shape, size=BATCH):
+def _batch(shape):
     rng = np.random.default_rng(0)
-    return rng.standard_normal((size, *shape), "float32"), rng.integers(10, size=size)
+    return rng.standard_normal((BATCH, *shape), "float32"), rng.integers(10, size=BATCH)
 
 
 def _columns(title, models, shape, base, rounds):
@@ -49,8 +51,8 @@ def _columns(title, models, shape, base, rounds):
 
 def _not_fused(model):
     for layer in model.layers:
-        if isinstance(layer, keras_norms.base.Normalization):
-            layer.fusible = False
+        if isinstance(layer, Normalization):
+            unfused(layer)
     return model
 
 
@@ -89,15 +91,9 @@ def _replicated_step(strategy, replicas, norm):
         optimizer.build(model.trainable_variables)
     parts = [distribution.split(strategy, np.split(array, replicas)) for array in _batch(IMAGE)]
 
-    def local(x, y):
-        with tf.GradientTape() as tape:
-            loss = measuring.LOSS(y, model(x, training=True))
-        weights = [variable.value for variable in model.trainable_variables]
-        optimizer.apply(tape.gradient(loss, weights), model.trainable_variables)
-        return loss
-
     @tf.function
     def step():
-        return strategy.experimental_local_results(strategy.run(local, args=parts))
+        train = functools.partial(measuring.train_on, model, optimizer)
+        return strategy.experimental_local_results(strategy.run(train, args=parts))
 
     return step

@@ -132,12 +132,13 @@ class Normalization(keras.layers.Layer):
         Returns:
             `(outputs, batch)`, where `batch` is what `move` takes, or None if nothing moves.
         """
-        if self._reads_activation(training) and fused.serves(self, inputs, training, mask):
+        reads = self._reads_activation(training)
+        if reads and fused.serves(self, inputs, training, mask):
             return fused.apply(self, inputs)
         dtype = keras.backend.result_type(inputs.dtype, self.compute_dtype, "float32")
         x, mask = ops.cast(inputs, dtype), self._align_mask(mask, inputs)
         pivot, instance = 0.0, None
-        if self._reads_activation(training):
+        if reads:
             x, pivot, instance = instance_moments(x, self.moment_axes, mask)
         scale, shift, moved = self.coefficients(x, pivot, instance, training, first_step)
         outputs = x + shift if scale is None else x * scale + shift

@@ -16,7 +16,7 @@ import math
 import keras
 from keras import ops
 
-from keras_norms.moments import Moments, constant, replica_context
+from keras_norms.moments import Moments, constant, elements, replica_context
 
 # Below this many elements the programs cost as much as they save.
 LEAST_ELEMENTS = 2**17
@@ -86,7 +86,7 @@ def _program(cls, arguments, names, compute_dtype, sizes, input_dtype):
     def coefficients(x, pivot, offset, variance, weights):
         # In float64, where neither large means nor far pivots cost precision.
         pivot, offset, variance = (ops.cast(t, "float64") for t in (pivot, offset, variance))
-        mean, count = pivot + offset, _count(x, spatial)
+        mean, count = pivot + offset, elements(x, spatial)
         instance = Moments(mean, variance, constant(count, mean))
         vars(layer).update(zip(names, weights, strict=True))
         scale, shift, moved = layer.coefficients(mean, pivot, instance, training=True)
@@ -138,13 +138,9 @@ def _program(cls, arguments, names, compute_dtype, sizes, input_dtype):
     return tf.function(lambda x, weights: run(x, *weights), autograph=False)
 
 
-def _count(x, axes):
-    return math.prod(ops.shape(x)[axis] for axis in axes)
-
-
 def _size(x, axes):
     """What to divide a sum by, which is 1 for a sum of nothing."""
-    count = _count(x, axes)
+    count = elements(x, axes)
     return count if isinstance(count, int) else ops.cast(ops.maximum(count, 1), x.dtype)
 
 

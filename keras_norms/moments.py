@@ -54,7 +54,7 @@ def instance_moments(x, axes, mask=None):
     Returns:
         `(centred, pivot, moments)`. An empty sample has mean 0 and variance 1.
     """
-    size = _size(x, axes.spatial)
+    size = elements(x, axes.spatial)
     if mask is None:
         count = constant(size, x)
     elif all(mask.shape[axis] == 1 for axis in axes.spatial):
@@ -98,7 +98,7 @@ def pool(moments, axes):
             values = ops.where(count > 0, values * count, 0)
             return ops.sum(values, axes, keepdims=True) / ops.maximum(total, 1)
     else:
-        size = _size(mean, axes)
+        size = elements(mean, axes)
         total = count * (size if isinstance(size, int) else ops.cast(size, count.dtype))
 
         def average(values):
@@ -261,11 +261,12 @@ def _moments(average, pivot, centred, variance, count):
 def _mean(values, axes):
     if all(values.shape[axis] for axis in axes):
         return ops.mean(values, axes, keepdims=True)
-    size = ops.cast(_size(values, axes), values.dtype)  # zero on a replica without samples
+    size = ops.cast(elements(values, axes), values.dtype)  # zero on a replica without samples
     return ops.sum(values, axes, keepdims=True) / ops.maximum(size, 1)
 
 
-def _size(x, axes):
+def elements(x, axes):
+    """How many elements lie along `axes`, an int where that is known."""
     shape = ops.shape(x)
     return math.prod(shape[axis] for axis in axes)
 

@@ -154,11 +154,13 @@ def test_mixed_precision(norm, policy, rng, calls):
     """As exact as half precision can tell, with gradients in the dtype of what they belong to."""
     layer = random_layer(norm, SHAPE, rng, dtype=policy)
     half = policy[len("mixed_") :]
-    x = tf.cast(rng.normal(3, 2, SHAPE), half)
-    y, dx, *slopes = function(layer, rng.normal(0, 1, SHAPE))(x)
+    x, dy = tf.cast(rng.normal(3, 2, SHAPE), half), rng.normal(0, 1, SHAPE)
+    for one, other in both(layer, x, dy):
+        assert_close(other, one, 0.05)
+    y, dx, *slopes = function(layer, dy)(x)
     assert calls and (y.dtype, dx.dtype) == (half, half)
     assert {slope.dtype for slope in slopes} == {tf.float32}
-    exact, moved = reference.expected(layer, tf.cast(x, "float64").numpy(), training=True)
+    exact, _ = reference.expected(layer, tf.cast(x, "float64").numpy(), training=True)
     assert_close(tf.cast(y, "float64"), exact, 0.02 if policy == "mixed_bfloat16" else 2e-3)
 
 

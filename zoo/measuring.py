@@ -17,14 +17,19 @@ def training_step(model, optimizer):
 
     @tf.function(jit_compile=False)
     def step(x, y):
-        with tf.GradientTape() as tape:
-            loss = LOSS(y, model(x, training=True))
-        weights = [variable.value for variable in model.trainable_variables]
-        gradients = tape.gradient(loss, weights, unconnected_gradients="zero")
-        optimizer.apply(gradients, model.trainable_variables)
-        return loss
+        return train_on(model, optimizer, x, y)
 
     return step
+
+
+def train_on(model, optimizer, x, y):
+    """One step of training a classifier; its loss before."""
+    with tf.GradientTape() as tape:
+        loss = LOSS(y, model(x, training=True))
+    weights = [variable.value for variable in model.trainable_variables]
+    gradients = tape.gradient(loss, weights, unconnected_gradients="zero")
+    optimizer.apply(gradients, model.trainable_variables)
+    return loss
 
 
 def inference_step(model):

@@ -11,7 +11,7 @@ import tensorflow as tf
 import timing
 
 import keras_norms
-from zoo import measuring
+from zoo.laboratory import measuring
 
 IMAGES = ((32, 32, 32, 64), (32, 16, 16, 128), (64, 8, 8, 256))
 LARGE = (128, 64, 64, 64)  # that memory for the compiler counts little

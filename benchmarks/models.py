@@ -11,7 +11,8 @@ from layers import unfused
 
 import zoo
 from keras_norms.base import Normalization
-from zoo import distribution, measuring
+from zoo.laboratory import measuring
+from zoo.training import distribution
 
 BATCH = 64
 IMAGE, ROWS = (32, 32, 3), (28, 28)

@@ -25,8 +25,7 @@ import recurrent
 import timing
 import tyro
 
-from keras_norms.analysis import write_json
-from zoo import markdown
+from keras_norms.output import markdown_table, write_json
 
 TABLES = {
     "images": (layers.training, 30),
@@ -79,7 +78,7 @@ def table(columns):
     bases = ["1.00 is", *(_base(column) for column in columns)]
     names = dict.fromkeys(name for column in columns for name in column.cells)
     lines = [[name, *(_cell(column.cells.get(name)) for column in columns)] for name in names]
-    return markdown.table(header, [bases, *lines])
+    return markdown_table(header, [bases, *lines])
 
 
 def _base(column):
@@ -106,7 +105,7 @@ def aims(known):
             shown = " / ".join(f"{ratio:.2f}" for ratio in found)
             kind = end if name == "images" else "ResNet-20"
             lines.append([f"{row}, {kind}", f"{limit:.2f}", shown, result])
-    return markdown.table(["aim", "at most", "measured", ""], lines)
+    return markdown_table(["aim", "at most", "measured", ""], lines)
 
 
 def compare(name, columns, before):

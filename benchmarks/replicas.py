@@ -21,7 +21,8 @@ import timing
 import tyro
 
 import keras_norms
-from zoo import distribution, markdown
+from keras_norms.output import markdown_table
+from zoo.training import distribution
 
 SHAPE = (32, 8, 8, 16)
 GROUPS = 4
@@ -159,7 +160,7 @@ def table(options, replicas):
         lines.append([f"{name}, apart", *differences(apart, whole)])
         lines.append([f"{name}, apart, slices", *differences(apart, ghost)])
     heading = f"### {replicas} replicas of {slices} samples"
-    return f"{heading}\n\n{markdown.table(['norm', *COLUMNS], lines)}"
+    return f"{heading}\n\n{markdown_table(['norm', *COLUMNS], lines)}"
 
 
 def main(options):

@@ -20,7 +20,7 @@ import keras
 import timing
 import tyro
 
-from zoo import markdown
+from keras_norms.output import markdown_table
 from zoo.training import TrainOptions, train
 
 DATASETS = {
@@ -111,7 +111,7 @@ def table(options, model, dataset):
     return (
         f"## {model}, {dataset}\n\n{steps} steps of {base['global_batch']} samples; a step without "
         f"norm took {ms:.0f} ms, all runs {seconds / 60:.0f} minutes.\n\n"
-        + markdown.table(["norm", "test loss", score, "time of a step"], lines)
+        + markdown_table(["norm", "test loss", score, "time of a step"], lines)
     )
 
 
@@ -130,7 +130,7 @@ def steps_to_loss(options, dataset):
     return (
         f"## Steps to the same loss, lstm, {dataset}\n\nTo the lowest test loss of the LSTM "
         f"without norm, looked at once an epoch{median}.\n\n"
-        + markdown.table(["seed", "test loss", "steps without norm", "steps with ln"], lines)
+        + markdown_table(["seed", "test loss", "steps without norm", "steps with ln"], lines)
     )
 
 

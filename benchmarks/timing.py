@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 import keras_norms
-from zoo import measuring
+from zoo.laboratory import measuring
 
 
 class Column(typing.NamedTuple):

@@ -9,7 +9,6 @@ The weights of one layer always look as `layer.importance()` gives them, `{"mean
 derived: "both", the average of mean and variance, which the paper calls importance.
 """
 
-import csv
 import importlib
 import json
 import math
@@ -20,6 +19,7 @@ from pathlib import Path
 import keras
 
 from keras_norms.base import Normalization
+from keras_norms.output import write_csv, write_json
 from keras_norms.tree import named_layers
 
 # The papers' short names, in the order in which tables and figures show them.
@@ -356,27 +356,3 @@ def _most_moved(change):
         statistic = max(moved, key=lambda s: abs(moved[s]))
         texts[path] = f"{LABELS[statistic]} {moved[statistic]:+.2f}"
     return texts
-
-
-def write_csv(path, rows):
-    """Writes rows, dicts with the same keys, below a header."""
-    with open(path, "w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-def write_json(path, content):
-    """Writes JSON that any reader accepts, as a whole or not at all."""
-
-    def finite(value):
-        # JSON has no NaN, which a run that diverged leaves.
-        if isinstance(value, Mapping):
-            return {key: finite(v) for key, v in value.items()}
-        if isinstance(value, (list, tuple)):
-            return [finite(v) for v in value]
-        return None if isinstance(value, float) and not math.isfinite(value) else value
-
-    new = Path(f"{path}.new")
-    new.write_text(json.dumps(finite(content), indent=1, default=str) + "\n")
-    new.replace(path)

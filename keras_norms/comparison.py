@@ -16,9 +16,8 @@ from keras_norms.analysis import (
     Preferences,
     average,
     text_table,
-    write_csv,
-    write_json,
 )
+from keras_norms.output import write_csv, write_json
 
 # Options of a run that say where it is or repeat it, and not what was trained.
 NOT_COMPARED = ("seed", "log_dir", "data_dir", "log_every", "overwrite")

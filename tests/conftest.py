@@ -1,9 +1,6 @@
 """Set-up that has to come before Keras is imported, and what every test starts from."""
 
 import os
-import pathlib
-import subprocess
-import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")  # the tolerances are those of a CPU
@@ -41,23 +38,3 @@ def pytest_terminal_summary(terminalreporter):
     for report in terminalreporter.getreports("passed"):
         for name, value in report.user_properties:
             terminalreporter.write_line(f"{report.nodeid}: {name}: {value}")
-
-
-@pytest.fixture
-def run_tests():
-    """Runs tests in a process of its own, where TensorFlow or another backend starts afresh."""
-
-    def run(*arguments, **environment):
-        clean = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
-        result = subprocess.run(
-            [*command, *arguments],
-            env=clean | environment,
-            cwd=pathlib.Path(__file__).parent.parent,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        assert result.returncode == 0, result.stdout[-20000:]  # 5 where nothing ran
-
-    return run

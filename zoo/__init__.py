@@ -1,9 +1,24 @@
-"""Models with a `norm=` argument."""
+"""Models with a `norm=` argument: `zoo.resnet(20, 10, norm="sn")`.
 
-from zoo.convnet import convnet
-from zoo.lstm import lstm
-from zoo.mlp import mlp
-from zoo.resnet import resnet
-from zoo.transformer import transformer
+Every builder has a module of its own name, which can be called like the builder in it:
+`zoo.resnet(20, 10)` is `zoo.resnet.resnet(20, 10)`.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # a type checker cannot know that these modules can be called
+    from zoo.convnet import convnet
+    from zoo.lstm import lstm
+    from zoo.mlp import mlp
+    from zoo.resnet import resnet
+    from zoo.transformer import transformer
 
 __all__ = ["convnet", "lstm", "mlp", "resnet", "transformer"]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a builder when it is first used, so that importing `zoo` does not load Keras."""
+    if name in __all__:
+        return importlib.import_module(f"zoo.{name}")
+    raise AttributeError(f"module 'zoo' has no attribute {name!r}")

@@ -4,7 +4,7 @@ import typing
 
 from keras import Input, Model, layers
 
-from zoo.norms import resolve
+from zoo.norms import builder, norm_for
 
 
 class Kind(typing.NamedTuple):
@@ -31,6 +31,7 @@ KINDS = {
 }
 
 
+@builder
 def convnet(kind, num_classes, norm="bn", input_shape=(32, 32, 3), width=1.0):
     """A convolutional network without shortcuts, for image classification.
 
@@ -60,7 +61,7 @@ def convnet(kind, num_classes, norm="bn", input_shape=(32, 32, 3), width=1.0):
     Reference:
         [Weight Normalization](https://arxiv.org/abs/1602.07868), appendix A, for "convpool".
     """
-    norm = resolve(norm, "convnet")
+    norm = norm_for("convnet", norm)
     if kind not in KINDS:
         known = ", ".join(map(repr, KINDS))
         raise ValueError(f"`kind` must be one of {known}. Received: kind={kind!r}")

@@ -3,9 +3,10 @@
 from keras import Input, Model, layers
 
 import keras_norms
-from zoo import norms
+from zoo.norms import builder, norm_for
 
 
+@builder
 def lstm(
     num_classes,
     norm="ln",
@@ -46,7 +47,7 @@ def lstm(
         [Layer Normalization](https://arxiv.org/abs/1607.06450), section 6, and
         [Recurrent Batch Normalization](https://arxiv.org/abs/1603.09025), section 5.
     """
-    norm = norms.resolve(norm, "lstm")
+    norm = norm_for("lstm", norm)
     if causal and bidirectional:
         raise ValueError("A causal model cannot read from the end: use bidirectional=False.")
     input_shape = input_shape or ((None, 1) if vocabulary is None else (None,))

@@ -2,9 +2,10 @@
 
 from keras import Input, Model, layers
 
-from zoo.norms import resolve
+from zoo.norms import builder, norm_for
 
 
+@builder
 def mlp(num_classes, norm="bn", input_shape=(10,), hidden=(50,), width=1.0):
     """A multilayer perceptron for classification.
 
@@ -25,7 +26,7 @@ def mlp(num_classes, norm="bn", input_shape=(10,), hidden=(50,), width=1.0):
     Raises:
         ValueError: for a norm that is unknown, or pools positions (`zoo.norms`).
     """
-    norm = resolve(norm, "mlp")
+    norm = norm_for("mlp", norm)
     inputs = x = Input(input_shape, name="inputs")
     if len(input_shape) > 1:
         x = layers.Flatten(name="flatten")(x)

@@ -1,9 +1,13 @@
 """Which norm works in which model: one table for the builders, the tests and the docs."""
 
+import inspect
+import sys
+import types
 import typing
+from collections.abc import Callable
 
 import keras_norms
-from zoo.markdown import table
+from keras_norms.registry import Norm
 
 
 class Host(typing.NamedTuple):
@@ -31,21 +35,18 @@ SUPPORT = {
 }
 
 
-def resolve(spec, model):
-    """The norm that `spec` stands for, in a model that it works in.
+def norm_for(model: str, spec: typing.Any) -> Norm:
+    """The norm that `spec` stands for, if it works in that kind of model.
 
     Args:
+        model: a key of `MODELS`.
         spec: what `keras_norms.get` understands.
-        model: str, a key of `MODELS`.
-
-    Returns:
-        A `keras_norms.Norm`.
 
     Raises:
         ValueError: for an unknown norm, or one that pools positions where `model` has none; the
             message names those that work.
 
-    >>> resolve("gn(groups=16)", "mlp").spec
+    >>> norm_for("mlp", "gn(groups=16)").spec
     'gn(groups=16)'
     """
     norm = keras_norms.get(spec)
@@ -58,10 +59,19 @@ def resolve(spec, model):
     return norm
 
 
-def markdown():
-    """`SUPPORT` as a table in Markdown, a row per norm."""
-    lines = (
-        [f"`{name}`", *("yes" if works else "no" for works in row.values())]
-        for name, row in SUPPORT.items()
-    )
-    return table(["norm", *MODELS], lines)
+class _Callable(types.ModuleType):
+    """A module that is called like the function of its own name."""
+
+    def __call__(self, *args: typing.Any, **kwargs: typing.Any) -> typing.Any:
+        return getattr(self, self.__name__.rpartition(".")[2])(*args, **kwargs)
+
+
+_F = typing.TypeVar("_F", bound=Callable)
+
+
+def builder(function: _F) -> _F:
+    """Makes the module of a builder callable, so that neither hides the other in `zoo`."""
+    module = sys.modules[function.__module__]
+    module.__class__ = _Callable
+    module.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
+    return function

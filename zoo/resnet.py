@@ -2,7 +2,7 @@
 
 from keras import Input, Model, layers
 
-import keras_norms
+from zoo.norms import builder, norm_for
 
 # depth: (block, blocks per stage)
 CIFAR = {depth: ("basic", ((depth - 2) // 6,) * 3) for depth in (20, 32, 44, 56, 110)}
@@ -15,6 +15,7 @@ IMAGENET = {
 }
 
 
+@builder
 def resnet(depth, num_classes, norm="bn", input_shape=None, width=1.0):
     """A residual network for image classification.
 
@@ -44,7 +45,7 @@ def resnet(depth, num_classes, norm="bn", input_shape=None, width=1.0):
         [Accurate, Large Minibatch SGD](https://arxiv.org/abs/1706.02677), section 5.1, for the
         stride and the zero gamma.
     """
-    norm = keras_norms.get(norm)
+    norm = norm_for("resnet", norm)
     if depth not in CIFAR | IMAGENET:
         known = ", ".join(map(str, (*CIFAR, *IMAGENET)))
         raise ValueError(f"`depth` must be one of {known}. Received: depth={depth}")

@@ -3,9 +3,10 @@
 import keras
 from keras import Input, Model, layers, ops
 
-from zoo.norms import resolve
+from zoo.norms import builder, norm_for
 
 
+@builder
 def transformer(
     num_classes,
     norm="ln",
@@ -60,7 +61,7 @@ def transformer(
         [On Layer Normalization in the Transformer Architecture](https://arxiv.org/abs/2002.04745),
         section 3.1, for the placement.
     """
-    norm = resolve(norm, "causal_transformer" if causal else "transformer")
+    norm = norm_for("causal_transformer" if causal else "transformer", norm)
     if placement not in ("pre", "post"):
         raise ValueError(f"`placement` must be 'pre' or 'post'. Received: placement={placement!r}")
     inputs, mask = _inputs(input_shape, vocabulary)

@@ -1,1 +1,0 @@
-"""The studies: each module holds one, as `STUDY`."""

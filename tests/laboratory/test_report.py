@@ -1,0 +1,217 @@
+"""scripts/report.py: what results say is on a page that needs nothing else, and in Markdown."""
+
+import json
+import re
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+
+from zoo.commands import report as script
+from zoo.laboratory import report
+from zoo.laboratory.judge import FAILS, HOLDS, UNDECIDED
+
+PIXEL = bytes.fromhex(
+    "89504e470d0a1a0a0000000d4948445200000001000000010806000000"
+    "1f15c4890000000d49444154789c6360606060000000050001a5f645400000000049454e44ae426082"
+)
+
+
+def claim(name, verdict, **other):
+    facts = {"name": name, "statement": f"Statement {name}", "source": "ARTICLES 2", "remark": ""}
+    facts |= {"measured": "error, BN less GN", "threshold": 0.02, "form": "{:+.1%}"}
+    facts |= {"verdict": verdict, "effects": {"0": 0.1, "1": 0.12}, "mean": 0.11, "spread": 0.01}
+    return facts | {"interval": [0.05, 0.17], "calibration": {}} | other
+
+
+def rows(norms, seeds=(0, 1), **factors):
+    """A row for each norm and seed, its measures a bit more for the second seed."""
+    return [
+        {"seed": seed, "norm": norm, **factors}
+        | {m: value + 0.001 * seed for m, value in measures.items()}
+        for seed in seeds
+        for norm, measures in norms.items()
+    ]
+
+
+def write(folder, study, rows=(), claims=(), **other):
+    """A result as scripts/study.py writes it."""
+    facts = {"study": study, "question": f"What of {study}?", "about": "", "scale": "cpu"}
+    facts |= {"settings": {"model": "conv6"}, "command": f"python scripts/study.py {study}"}
+    facts |= {"date": "2026-11-22", "machine": "2 x x86_64", "versions": {"keras": "3.15.1"}}
+    facts |= {"seeds": [0, 1], "calibration_seeds": [], "chosen_on_seeds": [100], "minutes": 3.0}
+    facts |= {"failures": {}, "claims": list(claims), "tables": [], "rows": list(rows)}
+    facts |= {"figures": {"error": f"The error of {study}."}} | other
+    place = folder / f"{study}-{facts['scale']}"
+    place.mkdir(parents=True)
+    (place / "error.png").write_bytes(PIXEL)
+    (place / "result.json").write_text(json.dumps(facts))
+    return place
+
+
+BATCHES = [
+    *rows({"bn": {"error": 0.3}, "gn": {"error": 0.35}}, batch=32),
+    *rows({"bn": {"error": 0.5}, "gn": {"error": 0.35}}, batch=2),
+]
+
+
+@pytest.fixture
+def written(tmp_path):
+    """Writes a report of what is below a folder: its Markdown and its HTML."""
+
+    def write(*options, page=tmp_path / "page.html", text=tmp_path / "docs" / "RESULTS.md"):
+        known = [str(tmp_path / "runs")]
+        script.main([*(options or known), "--html", str(page), "--markdown", str(text)])
+        return text.read_text(), page.read_text()
+
+    return write
+
+
+def test_page_is_self_contained_and_shows_all(tmp_path, written):
+    claims = [claim("a", HOLDS), claim("b", FAILS), claim("c", UNDECIDED, remark="A remark.")]
+    table = {"title": "Errors", "header": ["norm", "batch 2"], "cells": {"bn": ["50.0% ± 0.1%"]}}
+    failures = {"gn-b2-s1": "ValueError: no <loss>"}
+    runs = tmp_path / "runs"
+    write(runs, "batch_size", BATCHES, claims, tables=[table], failures=failures)
+    text, page = written()
+    links = re.findall(r'(?:src|href)="(.*?)"', page)
+    assert all(link.startswith(("data:image/png;base64,", "#")) for link in links)
+    assert not re.search(r"<link|<script|@import|url\(", page)
+    anchors = {link for link in links if link.startswith("#")}
+    assert anchors and all(page.count(f'id="{anchor[1:]}"') == 1 for anchor in anchors)
+    for shown in (
+        "Statement a",
+        "A remark.",
+        "50.0% ± 0.1%",
+        "gn-b2-s1",
+        "The error of batch_size",
+    ):
+        assert shown in page and shown in text.replace("\\", "")
+    for verdict in ("✔ holds", "✘ does not", "? undecided"):
+        assert f">{verdict}</span>" in page and f"| {verdict} |" in text
+    for fact in ("python scripts/study.py batch_size", "2026-11-22", "2 x x86_64", "keras 3.15.1"):
+        assert fact in page
+    assert "+10.0%, +12.0%" in page  # by seed
+
+
+def test_answers_come_from_rows(tmp_path, written):
+    runs = tmp_path / "runs"
+    write(runs, "batch_size", BATCHES)
+    replicas = {1: {"bn": 0.3, "gn": 0.3}, 8: {"bn": 0.4, "gn": 0.3}}
+    spread = [
+        row
+        for count, errors in replicas.items()
+        for row in rows(
+            {n: {"error": e, "seconds_per_step": 0.01 * count} for n, e in errors.items()},
+            replicas=count,
+        )
+    ]
+    write(runs, "distributed", spread)
+    costs = {"none": (1, 0.5), "bn": (1.2, 0.3), "sn": (2.0, 0.4)}
+    measures = {n: {"training_ratio": t, "error": e} for n, (t, e) in costs.items()}
+    untrained = {norm: {"training_ratio": time} for norm, (time, _) in costs.items()}
+    costs = [*rows(measures, model="resnet20"), *rows(untrained, model="convnet")]
+    write(runs, "cost", costs)
+    styles = {"bn": {"accuracy": 0.8}, "in": {"accuracy": 0.8997}}
+    write(runs, "style", rows(styles, **{"style is": "a nuisance"}))
+    text, _ = written()
+    text = text.replace("\\", "")
+    for sentence in (
+        "From 32 to 2 samples in a batch, test error, in points, rises with bn (+20.0); "
+        "cannot be told from unchanged with gn (+0.0).",
+        "From 1 to 8 replicas, test error, in points, rises with bn (+10.0);",
+        "On 8 replicas, a step takes, in times of that with bn, 1.00 with bn and 1.00 with gn.",
+        "the test error: no norm (1.00 x, 50.0%) and bn (1.20 x, 30.0%).",
+        "a training step takes, over that without a norm: no norm 1.00 x, bn 1.20 x and sn 2.00 x.",
+    ):
+        assert sentence in text
+    assert "| style is a nuisance | in | test accuracy 90.0% | - |" in text
+
+
+def test_runs_that_are_missing_are_not_passed_over(tmp_path, written):
+    diverged = [{"seed": 1, "norm": "sn", "batch": 2, "diverged": "at step 3"}]
+    one = rows({"sn": {"error": 0.1}}, seeds=(0,), batch=2)
+    both = rows({"sn": {"error": 0.2}, "wn": {"error": 0.2}}, batch=32)
+    lost = [{"seed": seed, "norm": "wn", "batch": 2} for seed in (0, 1)]
+    write(tmp_path / "runs", "batch_size", BATCHES + one + diverged + both + lost)
+    text, _ = written()
+    assert "cannot be told from unchanged with gn (+0.0) and sn (-10.0)" in text
+    assert "is not known with wn" in text
+    assert "| gn | test error 35.0% | sn (without some of its runs), wn (without" in text
+
+
+def test_what_was_not_run_is_named(tmp_path, written):
+    write(tmp_path / "runs", "synthetic")
+    text, page = written()
+    for study in ("distributed", "cost", "style", "preferences"):
+        assert "<strong>not run</strong>. " in page
+        assert f"`python scripts/study.py {study}` runs it" in text
+    assert "study.py synthetic` runs it" not in text
+
+
+def test_weak_results_say_so(tmp_path, written):
+    runs = tmp_path / "runs"
+    write(runs, "style", scale="smoke", seeds=[], figures={"gone": "Not there."})
+    text, _ = written()
+    assert (
+        "of smoke scale" in text and "nothing is judged" in text and "Not there. Missing." in text
+    )
+
+
+@pytest.mark.parametrize("text", ["a <b>& |c", "*s* _u_ `t` [l](x)", "<script>", "a\n\nb"])
+def test_texts_are_shown_as_they_are(tmp_path, written, text):
+    runs = tmp_path / "runs"
+    other = {"question": text, "failures": {"run": text}, "figures": {"error": text}}
+    write(runs, "style", claims=[claim("a", HOLDS, statement=text)], **other)
+    _, page = written()
+    plain = " ".join(text.split())
+    escaped = plain.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    shown = page.replace("&#124;", "|")
+    assert f"<td>(a) {escaped}" in shown
+    assert f"<p>{escaped}</p>" in shown
+    assert f"failed: run: {escaped}</p>" in shown
+    assert f"<em>{escaped}</em>" in shown
+
+
+def test_figures_exist_where_markdown_links_to(tmp_path, written):
+    write(tmp_path / "runs" / "with space (1)", "style")
+    text, _ = written(str(tmp_path / "runs" / "with space (1)"))
+    links = re.findall(r"!\[.*?\]\((.*?)\)\n", text)
+    assert links and all((tmp_path / "docs" / unquote(link)).exists() for link in links)
+
+
+def test_collects_what_can_be_committed(tmp_path, written):
+    runs, docs = tmp_path / "runs", tmp_path / "docs" / "results"
+    many = [row | {"curves": [0.1] * 9000, "importance": {"a": 1}} for row in BATCHES[:4]]
+    place = write(runs, "batch_size", many, [claim("a", HOLDS)])
+    (docs / "batch_size").mkdir(parents=True)
+    (docs / "batch_size" / "old.png").write_bytes(PIXEL)
+    text, _ = written(str(place), "--collect", str(docs))
+    assert {p.name for p in (docs / "batch_size").iterdir()} == {"result.json", "error.png"}
+    kept = json.loads((docs / "batch_size" / "result.json").read_text())
+    assert kept["left_out"] == ["curves"] and kept["rows"][0]["importance"] == {"a": 1}
+    assert "(results/batch_size/error.png)" in text and "without curves" in text
+
+
+@pytest.mark.parametrize("content", [None, "{", "[]", '{"study": "style"}'])
+def test_errors_are_one_line(tmp_path, capsys, content):
+    if content:
+        (tmp_path / "result.json").write_text(content)
+    with pytest.raises(SystemExit, match="2"):
+        script.main([str(tmp_path)])
+    out, error = capsys.readouterr()
+    assert error.startswith("error: ") and error.count("\n") == 1 and str(tmp_path) in error
+
+
+def test_two_results_of_a_study(tmp_path, written, capsys):
+    write(tmp_path / "runs", "style", BATCHES, scale="smoke")
+    write(tmp_path / "runs", "style", BATCHES)
+    text, _ = written()
+    assert '<a id="style-smoke"></a>' in text and '<a id="style-cpu"></a>' in text
+    with pytest.raises(SystemExit, match="2"):
+        written(str(tmp_path / "runs"), "--collect", str(tmp_path / "kept"))
+    assert "Two results of one study" in capsys.readouterr().err
+
+
+def test_style_sheet_is_shipped():
+    assert Path(report.__file__).with_name("report.css").exists()

@@ -1,0 +1,626 @@
+"""Studies: verdicts, runs that are done once, results and figures, and each study's own plan."""
+
+import collections
+import dataclasses
+import json
+import math
+import multiprocessing
+import pickle
+import re
+import statistics
+import subprocess
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+import zoo.norms
+from tests.support import child
+from tests.support.fake_task import Fake, double, runs
+from zoo.laboratory import execute, figures, results
+from zoo.laboratory.judge import judge
+from zoo.laboratory.studies import published, studies
+from zoo.laboratory.study import Claim, Rows, Scale, Study, Table, gap, subtract
+from zoo.laboratory.tasks import cost
+from zoo.training import catalog, options
+
+STUDIES = studies()
+
+
+# Verdicts.
+
+
+def claim(threshold=0.0, **facts):
+    facts = {"name": "a", "statement": "It grows", "source": "S", "measured": "growth"} | facts
+    return Claim(effect=lambda rows: rows.mean("effect"), threshold=threshold, **facts)
+
+
+def rows_of(effects):
+    """A row for each seed, from 0 on."""
+    return Rows({"seed": seed, "effect": effect} for seed, effect in enumerate(effects))
+
+
+def verdict(effects, threshold=0.0):
+    return judge(claim(threshold), rows_of(effects), range(len(effects)))["verdict"]
+
+
+@pytest.mark.parametrize("effects", [(1.0, 2.0), (0.3, -0.1, 0.2), (5.0, 4.0, 4.5, 7.0, 3.0)])
+def test_the_interval_is_that_of_student(effects):
+    found = judge(claim(), rows_of(effects), range(len(effects)))
+    mean = statistics.fmean(effects)
+    expected = stats.t.interval(0.9, len(effects) - 1, mean, stats.sem(effects))
+    assert found["interval"] == pytest.approx(expected, rel=1e-12)
+    assert (found["mean"], found["spread"]) == pytest.approx((mean, statistics.stdev(effects)))
+    assert found["effects"] == dict(enumerate(effects))
+
+
+def test_verdicts_turn_where_the_interval_ends():
+    # t of 2 degrees of freedom is 2.92 at 95 %: 2 +- 2.92 / sqrt(3).
+    low, high = 2 - 2.919985580 / 3**0.5, 2 + 2.919985580 / 3**0.5
+    for threshold, expected in (
+        *((low - 1e-6, "holds"), (low + 1e-6, "undecided")),
+        *((high - 1e-6, "undecided"), (high + 1e-6, "does not")),
+    ):
+        assert verdict([1.0, 2.0, 3.0], threshold) == expected
+    # Without any spread the interval is a point, and no verdict where it is the threshold.
+    for threshold, expected in ((0.9, "holds"), (1.0, "undecided"), (1.1, "does not")):
+        assert verdict([1.0, 1.0, 1.0], threshold) == expected
+
+
+@pytest.mark.parametrize("effects", [[], [9.0], [None, None], [9.0, None]])
+def test_less_than_two_effects_decide_nothing(effects):
+    found = judge(claim(), rows_of(effects), range(len(effects)))
+    assert (found["verdict"], found["interval"]) == ("undecided", None)
+    assert found["mean"] == (9.0 if 9.0 in effects else None)
+
+
+@pytest.mark.parametrize("missing", [None, math.nan, math.inf, -math.inf])
+def test_a_missing_effect_decides_nothing(missing):
+    found = judge(claim(), rows_of([9.0, 9.1, missing, 9.2]), range(4))
+    assert found["verdict"] == "undecided" and found["mean"] == pytest.approx(9.1)
+    assert verdict([9.0, 9.1, 9.2]) == "holds"
+    assert judge(claim(), rows_of([9.0, 9.1, 9.2]), range(4))["verdict"] == "undecided"
+
+
+numbers = st.floats(-1e3, 1e3).map(lambda x: round(x, 3))
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(numbers, min_size=2, max_size=6), numbers, st.floats(1.001, 10), st.floats(0, 9))
+def test_verdicts_obey_reason(effects, threshold, wider, more):
+    before = verdict(effects, threshold)
+    mean = statistics.fmean(effects)
+    spread = [mean + wider * (effect - mean) for effect in effects]
+    allowed = {"undecided"} if before == "undecided" else {"undecided", before}
+    near = abs(mean - threshold) < 1e-6  # where rounding decides
+    assert near or verdict(spread, threshold) in allowed, "more spread tells less"
+    raised = [effect + more for effect in effects]
+    order = ["does not", "undecided", "holds"]
+    assert near or order.index(verdict(raised, threshold)) >= order.index(before)
+    assert judge(claim(threshold), rows_of(effects[::-1]), range(len(effects)))["verdict"] == before
+
+
+def study(**facts):
+    facts = {"claims": (claim(),), "calibration": (100, 101)} | facts
+    scales = {"cpu": Scale({"size": 1}, (0, 1, 2))}
+    return Study("Does it grow?", "About growth.", lambda size: [], scales, **facts)
+
+
+def result(rows, seeds, failures=None, **facts):
+    return results.result(
+        "growth", study(**facts), "cpu", seeds, "python study.py", rows, 60, failures or {}
+    )
+
+
+def test_calibration_seeds_are_not_judged():
+    rows = rows_of([1.0, 1.1, 0.9])
+    calibration = Rows({"seed": seed, "effect": -1e6} for seed in (100, 101))
+    alone = result(rows, [0, 1, 2])
+    beside = result(Rows(rows + calibration), [0, 100, 1, 101, 2])
+    for found in (alone, beside):
+        (judged,) = found["claims"]
+        assert (judged["verdict"], judged["mean"]) == ("holds", pytest.approx(1.0))
+        assert judged["effects"] == {0: 1.0, 1: 1.1, 2: 0.9} and found["seeds"] == [0, 1, 2]
+    assert beside["claims"][0]["calibration"] == {100: -1e6, 101: -1e6}
+    only = result(calibration, [100, 101])
+    assert only["claims"][0]["verdict"] == "undecided" and only["claims"][0]["mean"] is None
+    assert "not judged: -1000000.000, -1000000.000" in results.text(only)
+
+
+# Runs. Most tests do them in their own process.
+
+
+class Here:
+    def __init__(self, threads, replicas):
+        self.pipe, self._other = multiprocessing.Pipe()
+
+    def begin(self, *run):
+        self._other.send(execute._outcome(*run))
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.pipe.close()
+        self._other.close()
+
+
+@pytest.fixture
+def do(tmp_path, monkeypatch):
+    """`do(*tasks, seeds=...)` -> `(rows, failures, runs that began)`."""
+    monkeypatch.setattr(execute, "_Worker", Here)
+    diary = tmp_path / "diary.txt"
+
+    def execute_tasks(*tasks, seeds=(1,)):
+        diary.write_text("")
+        rows, seconds, failures = execute.execute(runs(*tasks), seeds, tmp_path / "runs")
+        assert seconds >= 0
+        failures = {place.name: reason for place, reason in failures.items()}
+        return rows, failures, diary.read_text().split()
+
+    return execute_tasks
+
+
+def test_a_run_is_done_once(do):
+    rows, failures, begun = do(Fake(1.0), Fake(2.0), seeds=(1, 3))
+    assert begun == ["run0-s1", "run1-s1", "run0-s3", "run1-s3"] and not failures
+    assert rows == [
+        {"run": f"run{i}", "seed": seed, "which": i, "result": (i + 1) * seed, "tries": 1}
+        for seed in (1, 3)
+        for i in (0, 1)
+    ]
+    assert do(Fake(1.0), Fake(2.0), seeds=(1, 3)) == (rows, {}, [])
+    assert do(Fake(1.0), Fake(2.0), seeds=(3, 4))[2] == ["run0-s4", "run1-s4"]
+
+
+def test_other_settings_are_another_run(do):
+    do(Fake(1.0), Fake(2.0))
+    rows, _, begun = do(Fake(1.0), Fake(3.0))
+    assert begun == ["run1-s1"]
+    assert [(row["result"], row["tries"]) for row in rows] == [(1, 1), (3, 1)], "began anew"
+
+
+def test_other_measures_go_on_with_what_is_there(do):
+    do(Fake(1.0), Fake(2.0))
+    rows, _, begun = do(Fake(1.0), Fake(2.0, measures=(double,)))
+    assert begun == ["run1-s1"]
+    assert [(row["tries"], row.get("double")) for row in rows] == [(1, None), (2, 4)]
+
+
+def test_a_run_that_fails_stops_no_other(do, tmp_path):
+    rows, failures, begun = do(Fake(kind="fails"), Fake())
+    assert begun == ["run0-s1", "run1-s1"]
+    assert failures == {"run0-s1": "ZeroDivisionError: one by nothing"}
+    assert "in fail\n" in (tmp_path / "runs" / "run0-s1" / "log.txt").read_text()
+    # It has its place in the rows, where nothing else must be taken for it.
+    failed = {"run": "run0", "seed": 1, "which": 0, "failed": failures["run0-s1"]}
+    assert rows[0] == failed and rows[1]["result"] == 1
+    assert rows.mean("result", which=min) is None
+    assert do(Fake(kind="fails"), Fake())[2] == ["run0-s1"]
+    (tmp_path / "healthy").touch()
+    rows, failures, begun = do(Fake(kind="fails"), Fake())
+    assert begun == ["run0-s1"] and not failures and [row["result"] for row in rows] == [1, 1]
+
+
+def test_without_its_data_nothing_begins(do, tmp_path):
+    with pytest.raises(ValueError, match="Unknown dataset 'nothing'"):
+        do(Fake(), Fake(dataset="nothing"))
+    assert not (tmp_path / "diary.txt").read_text()
+    assert do(Fake(dataset="digits"))[2] == ["run0-s1"]
+
+
+@pytest.mark.parametrize("name", ["rows.json", "task.json"])
+def test_a_record_that_was_cut_off_is_no_record(do, tmp_path, name):
+    do(Fake(), Fake())
+    path = tmp_path / "runs" / "run0-s1" / name
+    path.write_text(path.read_text()[:-5])
+    rows, failures, begun = do(Fake(), Fake())
+    assert begun == ["run0-s1"] and not failures and len(rows) == 2
+
+
+def start(folder, *kinds):
+    return child.start("-m", "tests.support.fake_task", folder, *kinds, stderr=subprocess.DEVNULL)
+
+
+def test_told_to_end_and_gone_on_with(tmp_path):
+    kinds = ("quick", "saves", "waits", "quick", "quick", "quick", "quick")
+    process = start(tmp_path, *kinds)
+    try:
+        for _ in range(1200):
+            if len(list(tmp_path.glob("runs/*/under way"))) == 2:
+                break
+            time.sleep(0.1)
+        process.terminate()
+        process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    begun, healthy = tmp_path / "diary.txt", tmp_path / "healthy"
+    assert sorted(begun.read_text().split()) == ["run0-s1", "run1-s1", "run2-s1"], "nothing new"
+    done = sorted(path.parent.name for path in tmp_path.glob("runs/*/rows.json"))
+    assert done == ["run0-s1"]
+    assert (tmp_path / "runs" / "run1-s1" / "saved.txt").read_text() == "told 1 time(s)"
+    begun.write_text("")
+    healthy.touch()
+    out, _ = start(tmp_path, *kinds).communicate(timeout=120)
+    assert out.splitlines()[-1] == "[0, 1, 2, 3, 4, 5, 6] []"
+    assert sorted(begun.read_text().split()) == [f"run{i}-s1" for i in range(1, 7)]
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_stops_no_other(tmp_path):
+    out, _ = start(tmp_path, "quick", "dies", "fails", "quick", "quick").communicate(timeout=240)
+    assert out.splitlines()[-1] == "[0, 3, 4] ['run1-s1', 'run2-s1']"
+
+
+# Rows, tables and text.
+
+ROWS = Rows(
+    {"seed": seed, "norm": norm, "batch": batch, "error": error + seed / 10}
+    for norm, batch, error in (("bn", 2, 0.5), ("bn", 8, 0.2), ("gn", 4, 0.3), ("gn", 8, 0.25))
+    for seed in (0, 1)
+)
+
+
+def test_rows_are_chosen_by_factors():
+    assert len(ROWS.where(norm="bn")) == 4 and not ROWS.where(norm="in")
+    assert ROWS.where(batch=min) == ROWS.where(batch=2)
+    assert ROWS.where(norm="gn").where(batch=min) == ROWS.where(norm="gn", batch=4)
+    assert not ROWS.where(norm="gn", batch=min), "the least of all rows, not of those chosen"
+    assert ROWS.where(seed=1, batch=max, norm="bn") == [ROWS[3]]
+    assert Rows().where(batch=max) == [] and isinstance(ROWS.where(norm="bn"), Rows)
+    assert ROWS.values("batch") == [2, 8, 4] and ROWS.values("nothing") == []
+
+
+def test_means_and_gaps_pass_over_what_is_missing():
+    rows = Rows([*ROWS, {"seed": 2, "norm": "bn", "batch": 2, "diverged": "yes"}])
+    assert rows.mean_and_spread("error", norm="bn", batch=2) == pytest.approx((0.55, 0.005**0.5))
+    assert ROWS.mean_and_spread("error", norm="bn", batch=2, seed=0) == (0.5, None)
+    assert ROWS.mean_and_spread("loss") == (None, None) and ROWS.mean("loss") is None
+    growth = gap("error", {"batch": min}, {"batch": max}, norm="bn")
+    assert growth(ROWS) == pytest.approx(0.3)
+    assert growth(ROWS.where(batch=8)) == 0 and growth(ROWS.where(norm="gn")) is None
+    assert growth(rows.where(seed=2)) is None and growth(Rows()) is None
+    broken = Rows([*ROWS, ROWS[0] | {"error": math.inf}])
+    assert math.isnan(broken.mean("error")) and math.isnan(growth(broken))
+    assert subtract(0, 1) == -1 and subtract(None, 1) is None and subtract(1, None) is None
+
+
+def test_a_table_has_means_and_spreads():
+    tables = (
+        Table("Errors", "error", "norm", "batch"),
+        Table("Of BN", "error", "batch", where={"norm": "bn"}, form="{:.2f}"),
+        Table("At most", "error", "norm", where={"batch": max}, form="{:+.1f}"),
+    )
+    rows = Rows([*ROWS, *(row | {"seed": 100, "error": 99} for row in ROWS)])
+    errors, bn, most = result(rows, [0, 1, 100], tables=tables)["tables"]
+    assert errors["header"] == ["norm", "batch 2", "batch 8", "batch 4"]
+    assert errors["cells"] == {
+        "bn": ["55.0% ± 7.1%", "25.0% ± 7.1%", "-"],
+        "gn": ["-", "30.0% ± 7.1%", "35.0% ± 7.1%"],
+    }
+    assert bn["header"] == ["batch", "error"]
+    assert bn["cells"] == {"2": ["0.55 ± 0.07"], "8": ["0.25 ± 0.07"]}
+    assert most["cells"] == {"bn": ["+0.2 ± 0.1"], "gn": ["+0.3 ± 0.1"]}
+    (single, *_) = result(ROWS, [1], tables=tables)["tables"]
+    assert single["cells"]["bn"] == ["60.0%", "30.0%", "-"]
+
+
+def test_what_is_printed_holds_claims_verdicts_and_failures(tmp_path):
+    claims = (
+        claim(name="up", statement="It grows | falls", threshold=0.5, remark="By chance."),
+        claim(name="far", statement="It grows far", threshold=5.0),
+        claim(name="so", statement="It grows so", threshold=1.0, source="T"),
+    )
+    table = Table("Growth", "effect", "seed", form="{:.1f}")
+    failures = {tmp_path / "run7-s0": "OSError: no disk"}
+    rows = rows_of([1.0, 1.1, 0.9])
+    found = result(rows, [0, 1, 2], failures, claims=claims, tables=(table,))
+    lines = results.text(found).splitlines()
+    for line, word in zip((2, 5, 7), ("HOLDS", "DOES NOT", "UNDECIDED"), strict=True):
+        assert lines[line].strip().startswith(f"{word}  (")
+    assert lines[2].endswith("(up) It grows | falls") and lines[4].strip() == "By chance."
+    assert lines[3].strip() == "growth: +1.000 ± 0.100, holds above +0.500  [S]"
+    assert "FAILED    run7-s0: OSError: no disk" in lines
+    start = lines.index("Growth")
+    assert [line.split() for line in lines[start + 1 : start + 3]] == [
+        ["seed", "effect"],
+        ["0", "1.0"],
+    ]
+    header, cells = results.claim_rows(found)
+    written = zoo.markdown_table(header, cells).splitlines()
+    assert len(written) == 5 and len({line.count("|") for line in written}) == 1
+    for line, verdict, name in zip(
+        written[2:], ("holds", "does not", "undecided"), ("up", "far", "so"), strict=True
+    ):
+        assert line.startswith(f"| ({name}) It grows") and line.endswith(f"| {verdict} |")
+
+
+def test_written_results_are_json_even_without_numbers(tmp_path):
+    """Other programs take no NaN for JSON."""
+    found = result(rows_of([1.0, math.nan, math.inf]), [0, 1, 2])
+    lines = results.write(tmp_path, found, study(), Rows())
+
+    def refuse(constant):
+        raise AssertionError(constant)
+
+    read = json.loads((tmp_path / "result.json").read_text(), parse_constant=refuse)
+    assert read["claims"][0]["effects"] == {"0": 1.0, "1": None, "2": None}
+    assert str(tmp_path / "result.json") in lines[-2] and "tensorboard --logdir" in lines[-1]
+
+
+# Figures.
+
+CURVES = Rows(
+    row | {"curve": {1: 3.0, 2: row["error"], 3 + row["seed"]: 0.1}, "share": row["error"] / 2}
+    for row in ROWS
+)
+MISSING = Rows([*CURVES, {"seed": 2, "norm": "bn", "batch": 2}, {"seed": 2, "norm": "in"}])
+
+
+def labels(figure):
+    (legend,) = figure.legends
+    return [text.get_text() for text in legend.get_texts()]
+
+
+def drawn(figure, tmp_path):
+    figure.savefig(tmp_path / "figure.png")
+    return figure
+
+
+def test_lines(tmp_path):
+    look = {"log": "x", "percent": True, "labels": ("samples", "error")}
+    chart = figures.Lines("A caption.", "batch", "error", by="norm", **look)
+    figure = drawn(chart.draw(MISSING), tmp_path)
+    (axis,) = figure.axes
+    assert labels(figure) == ["bn", "gn"]
+    assert len(axis.containers) == 2, "with bars"
+    bn, gn = (container.lines[0] for container in axis.containers)
+    assert list(bn.get_xdata()) == [2, 8] and list(bn.get_ydata()) == pytest.approx([0.55, 0.25])
+    assert list(gn.get_xdata()) == [4, 8]
+    assert bn.get_color() != gn.get_color()
+    assert {"2", "4", "8"} <= {text.get_text() for text in axis.get_xticklabels()}
+    assert (axis.get_xlabel(), axis.get_ylabel()) == ("samples", "error")
+    panels = dataclasses.replace(chart, by="seed", panels="norm").draw(ROWS)
+    assert [axis.get_title() for axis in panels.axes] == ["bn", "gn"]
+    assert all(len(axis.containers) == 2 for axis in panels.axes)
+
+
+def test_a_norm_looks_alike_everywhere():
+    plain, first, other = figures.style("gn", 7), figures.style("gn(groups=5)"), figures.style("ln")
+    assert plain == figures.style("gn") and first == plain | {"ls": "--"}
+    assert not set(plain.values()) & {other["color"], other["marker"]}
+    assert figures.style("a style", 0) != figures.style("another", 1)
+
+
+def test_curves(tmp_path):
+    look = {"by": "norm", "labels": ("epoch", "loss"), "log": "y"}
+    chart = figures.Curves("A caption.", lambda row: row.get("curve"), panels="batch", **look)
+    figure = drawn(chart.draw(MISSING), tmp_path)
+    assert [axis.get_title() for axis in figure.axes] == ["batch: 2", "batch: 8", "batch: 4"]
+    assert [len(axis.lines) for axis in figure.axes] == [1, 2, 1]
+    assert [len(axis.collections) for axis in figure.axes] == [1, 2, 1], "bands of several seeds"
+    (line,) = figure.axes[0].lines
+    assert list(line.get_xdata()) == [1, 2], "what all seeds have"
+    assert list(line.get_ydata()) == pytest.approx([3, 0.55])
+    assert sorted(labels(figure)) == ["bn", "gn"]
+    alone = chart.draw(CURVES.where(seed=0, batch=8))
+    assert len(alone.axes) == 1 and not alone.axes[0].collections
+    truth = dataclasses.replace(chart, panels="shift")
+    figure = truth.draw(Rows(row | {"shift": row["seed"] > 0} for row in CURVES))
+    assert [axis.get_title() for axis in figure.axes] == ["shift: False", "shift: True"]
+
+
+def test_scatter(tmp_path):
+    look = {"by": "norm", "labels": ("share", "error"), "where": {"batch": 8}}
+    chart = figures.Scatter("A caption.", "share", "error", **look)
+    figure = drawn(chart.draw(MISSING), tmp_path)
+    (axis,) = figure.axes
+    assert [text.get_text() for text in axis.texts] == ["bn", "gn"]
+    assert [text.xy for text in axis.texts] == [
+        pytest.approx((0.125, 0.25)),
+        pytest.approx((0.15, 0.3)),
+    ]
+
+
+def test_shares(tmp_path):
+    panels = {
+        "paper": {"32": {"batch": 0.7, "layer": 0.25, "instance": 0.05}, "2": {"layer": 1.0}},
+        "ours": {"8": {"batch": 0.5, "instance": 0.5}},
+        "odd": {"1": {"instance": 1.0}},
+    }
+    figure = drawn(figures.Shares("A caption.", lambda rows: panels).draw(Rows()), tmp_path)
+    shown = [axis for axis in figure.axes if axis.get_visible()]
+    assert [axis.get_title(loc="left") for axis in shown] == list(panels)
+    assert [len(axis.patches) for axis in shown] == [6, 3, 3], "each statistic for each bar"
+    assert len(labels(figure)) == 3
+    heights = collections.defaultdict(float)
+    for bar in shown[0].patches:
+        heights[round(bar.get_x() + bar.get_width() / 2)] += bar.get_height()
+    assert heights == pytest.approx({0: 1, 1: 1})
+    assert {text.get_text() for text in shown[0].texts} == {".70", ".25", "1.00"}
+
+
+@pytest.mark.parametrize(
+    "chart",
+    [
+        figures.Lines("", "batch", "error", by="norm", labels=("", "")),
+        figures.Curves("", lambda row: row["curve"], by="norm", labels=("", "")),
+        figures.Scatter("", "share", "error", by="norm", labels=("", "")),
+        figures.Shares("", lambda rows: {}),
+    ],
+)
+def test_nothing_to_draw(chart):
+    assert chart.draw(Rows()) is None
+
+
+# The studies themselves.
+
+PLANS = [(name, scale) for name in STUDIES for scale in ("smoke", "cpu", "full")]
+
+
+def plan(name, scale):
+    return STUDIES[name].plan(**STUDIES[name].scales[scale].settings)
+
+
+def host(task, dataset):
+    """The key of `zoo.norms.MODELS` of a task's model."""
+    kinds = {"resnet": "resnet", "conv": "convnet", "lstm": "lstm", "mlp": "mlp"}
+    kinds["transformer"] = (
+        "transformer" if dataset in ("digits", "imdb_reviews") else ("causal_transformer")
+    )
+    (kind,) = {kind for start, kind in kinds.items() if task.model.startswith(start)}
+    return kind
+
+
+@pytest.mark.parametrize("name, scale", PLANS)
+def test_a_plan_can_be_run(name, scale):
+    planned = plan(name, scale)
+    assert planned and len({run.name for run in planned}) == len(planned)
+    kinds = collections.defaultdict(set)
+    for run in planned:
+        kinds[type(run.task)].add(frozenset(run.factors))
+    assert all(len(factors) == 1 for factors in kinds.values())
+    assert len({str(dict(run.factors)) for run in planned}) == len(planned)
+    for run in planned:
+        settings = execute.describe(run.task)
+        assert json.loads(json.dumps(settings)) == settings, "or it would never be done"
+        assert pickle.loads(pickle.dumps(run.task)) == run.task
+        json.dumps(dict(run.factors))
+        task = getattr(run.task, "options", run.task)
+        if task is not run.task:
+            options.check(task)
+            catalog.select_model(task)
+        if hasattr(task, "model"):
+            assert task.model in catalog.entries()
+            for norm in getattr(task, "norms", None) or [task.norm]:
+                zoo.norms.resolve(norm, host(task, getattr(task, "dataset", "digits")))
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_study_is_complete(name):
+    study = STUDIES[name]
+    assert set(study.scales) == {"smoke", "cpu", "full"} and study.question.endswith("?")
+    names = [claim.name for claim in study.claims]
+    assert names and len(set(names)) == len(names)
+    for claim in study.claims:
+        assert claim.statement and claim.source and claim.measured
+        assert claim.form.format(claim.threshold)
+        assert claim.effect(Rows()) is None
+    for scale in study.scales.values():
+        assert not set(scale.seeds) & set(study.calibration)
+        assert len(set(scale.seeds)) == len(scale.seeds) > 1
+    for figure in study.figures.values():
+        assert figure.caption and figure.draw(Rows()) is None
+
+
+class Anything(dict):
+    """A row that has every measure."""
+
+    def __contains__(self, measure):
+        return True
+
+    def __missing__(self, measure):
+        return 0.25
+
+    def get(self, measure, default=None):
+        return self[measure]
+
+
+def full_rows(name, scale):
+    """Rows as the runs of a study would leave them, of one seed, all measures alike."""
+    shares = {"instance": 0.25, "layer": 0.25, "batch": 0.5}
+    layers = ("stem_norm", "stage1_block1_norm1", "stage2_block1_norm1", "stage3_block1_norm1")
+    importance = {layer: {"mean": shares, "variance": shares} for layer in layers}
+    curves = collections.defaultdict(lambda: [1 / 2**i for i in range(20)])
+    dynamics = {str(i): {"both": shares, "gate": shares} for i in (0, 5)}
+    found = Rows()
+    measures = {"curves": curves, "importance": importance, "dynamics": dynamics}
+    measures["diverged_at"] = None
+    for run in plan(name, scale):
+        facts = {"run": run.name, "seed": 0, **run.factors}
+        if isinstance(run.task, cost.LayerParameters):
+            found += [facts | row for row in run.task.rows(0, None, None)]
+        elif isinstance(run.task, cost.Profile):
+            found += [Anything(facts | {"norm": norm}) for norm in run.task.norms]
+        else:
+            found.append(Anything(facts | measures))
+    return found
+
+
+@pytest.mark.parametrize("name, scale", [plan for plan in PLANS if plan[1] != "smoke"])
+def test_a_plan_has_all_that_the_claims_need(name, scale):
+    rows = full_rows(name, scale)
+    for claim in STUDIES[name].claims:
+        effect = claim.effect(rows)
+        assert effect is not None and math.isfinite(effect), claim.name
+    for table in STUDIES[name].tables:
+        chosen = rows.where(**table.where)
+        factors = {table.rows, table.columns} - {None}
+        assert any(factors <= row.keys() for row in chosen), table.title
+
+
+@pytest.mark.parametrize("name", STUDIES)
+@pytest.mark.parametrize("mark", ["diverged", "failed"])
+def test_runs_that_gave_nothing_spoil_no_result(tmp_path, name, mark):
+    """None of all runs, and any one of them."""
+    study = STUDIES[name]
+    seeds = range(len(plan(name, "cpu")) + 1)
+    rows = Rows()
+    for seed, left_out in zip(seeds, [None, *plan(name, "cpu")], strict=True):
+        for run in plan(name, "cpu"):
+            if left_out in (None, run):
+                rows.append({"run": run.name, "seed": seed, **run.factors, mark: "why"})
+    found = results.result(name, study, "cpu", list(seeds), "", rows, 0, {})
+    for claim in found["claims"]:
+        assert claim["verdict"] == "undecided" and claim["mean"] is None, claim["name"]
+    results.text(found)
+    results.write(tmp_path, found, study, rows)
+
+
+# The statements of the articles that a study has to decide.
+CITED = {
+    (2, "batch_size"),
+    (3, "distributed"),
+    (4, "sequence"),
+    (5, "weight_norm"),
+    (6, "batch_size"),
+    (8, "sequence"),
+    (8, "batch_size"),
+    (9, "style"),
+    (10, "batch_size"),
+    (11, "style"),
+    (12, "batch_size"),
+    (13, "preferences"),
+    (14, "smoothness"),
+    (15, "synthetic"),
+    (16, "cost"),
+}
+
+
+def cited(claim):
+    """The numbers behind "ARTICLES" in the source of a claim."""
+    found = re.search(r"ARTICLES ([\d, and]+)", claim.source)
+    return set(map(int, re.findall(r"\d+", found[1]))) if found else set()
+
+
+@pytest.mark.parametrize("number, name", sorted(CITED))
+def test_every_statement_of_the_articles_is_a_claim(number, name):
+    assert name in STUDIES
+    assert any(number in cited(claim) for claim in STUDIES[name].claims)
+
+
+def test_published_shares_are_shares():
+    shares = [*published.BATCH_SIZES.values()]
+    shares += [
+        bar
+        for kinds in published.BLOCKS.values()
+        for bars in kinds.values()
+        for bar in bars.values()
+    ]
+    assert len(shares) == 6 + 2 * 2 * 5
+    for bar in shares:
+        assert set(bar) == {"batch", "instance", "layer"}
+        assert sum(bar.values()) == pytest.approx(1, abs=0.0201)

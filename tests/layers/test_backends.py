@@ -1,0 +1,34 @@
+"""The laws on JAX, in a process of their own.
+
+Torch is a documented command: `KERAS_BACKEND=torch pytest -m "not slow" tests`, which leaves out
+what needs TensorFlow; the same with `jax` runs all that the default run leaves out here.
+"""
+
+import pytest
+
+from tests.support.child import run_tests
+from tests.support.norms import needs_tensorflow
+
+pytestmark = needs_tensorflow  # the other backends are started from here
+NEUTRAL = [
+    f"tests/layers/test_{name}.py"
+    for name in (
+        *("laws", "masks", "precision", "errors", "oracles", "serialization", "properties"),
+        *("keras_suites", "lstm", "steps"),
+    )
+]
+FAST = {  # the tests are small; compiling them is what takes time
+    "KERAS_BACKEND": "jax",
+    "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
+}
+
+
+def test_the_laws_on_jax():
+    files = (f"tests/layers/test_{name}.py" for name in ("laws", "masks", "lstm"))
+    chosen = "test_laws or (test_masks and truncated) or (test_lstm and formulas and zeros)"
+    run_tests(*files, "-k", chosen, "-m", "not slow", **FAST)
+
+
+@pytest.mark.slow
+def test_all_neutral_tests_on_jax():
+    run_tests(*NEUTRAL, "-m", "not slow", **FAST)

@@ -1,0 +1,99 @@
+"""From stored images to standardized and augmented ones, or to the sequence of their rows."""
+
+import functools
+import os
+
+import tensorflow as tf
+
+_STYLED = ("styled_digits", "contrast_digits", "styled_cifar10", "contrast_cifar10")
+# Mean and standard deviation by channel, of the training images in [0, 1].
+_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+_MEAN_STD = {
+    "digits": ((0.305,), (0.376,)),
+    "mnist": ((0.1307,), (0.3081,)),
+    "fashion_mnist": ((0.2860,), (0.3530,)),
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+    "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
+    # Of any number of channels. Contrasts are about this mean (`zoo.data.synthetic`).
+    **dict.fromkeys(_STYLED, ((0.5,), (0.25,))),
+}
+# Their mirror images mean something else, or nothing.
+_NOT_MIRRORED = {
+    *("digits", "styled_digits", "contrast_digits"),
+    *("mnist", "emnist", "kmnist", "svhn_cropped", "omniglot"),
+}
+# Above this side, images are cropped at random scales; up to it, at random places.
+_SMALL_SIDE = 64
+
+
+def preparation(name, source, image_size=None, rows=False):
+    """How the images of a set are prepared for a model.
+
+    Args:
+        name: the set's, which decides the constants and whether images are mirrored.
+        source: `zoo.data.sources.Source` of images.
+        image_size: int, the side to which they are brought; by default theirs, or 224 if they
+            differ or are not square.
+        rows: whether to make `(height, width * channels)` of each, the sequence of its rows.
+
+    Returns:
+        `(shape, prepare)`: that of a prepared image, and a function `(stored image, seed)` ->
+        float32 image, standardized; augmented as that seed says, or not at all where it is None.
+    """
+    height, width, channels = source.image_shape
+    side = image_size or (height if height and height == width else 224)
+    # A folder may have the name of a set.
+    base = None if os.path.isdir(name) else name.split("/")[0].split(":")[0]
+    default = _IMAGENET if channels == 3 else ((0.5,) * channels,) * 2
+    shape = (side, side * channels) if rows else (side, side, channels)
+    return shape, functools.partial(
+        _prepare,
+        source=source,
+        side=side,
+        shape=shape,
+        mean_std=_MEAN_STD.get(base, default),
+        mirror=base not in _NOT_MIRRORED,
+    )
+
+
+def _prepare(stored, seed, source, side, shape, mean_std, mirror):
+    image = source.decode(stored)
+    image.set_shape(source.image_shape)
+    large = side > _SMALL_SIDE
+    if large and seed is not None:
+        image = _random_resized_crop(image, side, seed)
+    else:
+        image = _square(image, side, 0.875 if large else 1.0)
+    mean, std = mean_std
+    image = (image - tf.constant(mean)) / tf.constant(std)
+    if seed is not None:
+        where, flip = tf.unstack(tf.random.split(seed, 2))
+        if not large:
+            # After standardizing: what comes in from the border is the mean.
+            pad = side // 8
+            padded = tf.pad(image, ((pad, pad), (pad, pad), (0, 0)))
+            image = tf.image.stateless_random_crop(padded, image.shape, where)
+        if mirror:
+            image = tf.image.stateless_random_flip_left_right(image, flip)
+    return tf.reshape(image, shape)
+
+
+def _square(image, side, fraction):
+    """The central square with `fraction` of the shorter side, resized to `side`."""
+    if fraction == 1.0 and image.shape[:2] == (side, side):
+        return image
+    shape = tf.shape(image)[:2]
+    extent = tf.cast(tf.math.round(fraction * tf.cast(tf.reduce_min(shape), tf.float32)), tf.int32)
+    top, left = tf.unstack((shape - extent) // 2)
+    image = tf.image.crop_to_bounding_box(image, top, left, extent, extent)
+    return tf.image.resize(image, (side, side), antialias=True)
+
+
+def _random_resized_crop(image, side, seed):
+    """A crop of 8 to 100 % of the area and an aspect of 3/4 to 4/3, resized to `side`."""
+    whole = tf.constant([[[0.0, 0.0, 1.0, 1.0]]])
+    begin, extent, _ = tf.image.stateless_sample_distorted_bounding_box(
+        tf.shape(image), whole, seed, 0.0, aspect_ratio_range=(3 / 4, 4 / 3), area_range=(0.08, 1.0)
+    )
+    crop = tf.ensure_shape(tf.slice(image, begin, extent), (None, None, image.shape[-1]))
+    return tf.image.resize(crop, (side, side), antialias=True)

@@ -1,0 +1,298 @@
+"""Which statistics do layers choose, and how does that move with the batch size?"""
+
+from keras_norms import analysis
+from keras_norms.comparison import MARGIN, lead
+from zoo.laboratory.figures import Curves, Shares
+from zoo.laboratory.studies import published
+from zoo.laboratory.study import Claim, Run, Scale, Study, Table, gap, subtract
+from zoo.laboratory.tasks.train import Train, preferences
+from zoo.training import TrainOptions
+
+SOURCE = "1806.10779, 1811.07727; ARTICLES 13"
+RESNET, CONV6 = "ResNet-20", "conv6"
+AFTER = "Added when the calibration seeds had shown it, before the judged ones were run."
+WIDTHS = {RESNET: 1.0, CONV6: 1.0}
+
+
+def plan(batches, global_batch, widths=WIDTHS, **options):
+    """Equal steps on equal batches; only the number of samples that share statistics changes."""
+
+    def run(name, batch, decay=None):
+        model = {RESNET: "resnet20", CONV6: "conv6"}[name]
+        settings = TrainOptions(
+            model=model,
+            norm=f"sn(ghost_batch_size={batch})",
+            width=widths[name],
+            batch_size=global_batch,
+            decay_controls=decay,
+            **options,
+        )
+        suffix = "" if decay is None else "-nodecay"
+        factors = {"model": name, "batch": batch, "decay": decay is None}
+        return Run(f"{model}-b{batch}{suffix}", factors, Train(settings, (preferences,)))
+
+    return [
+        *(run(RESNET, batch) for batch in batches),
+        *(run(CONV6, batch) for batch in (max(batches), min(batches))),
+        run(RESNET, max(batches), decay=False),
+    ]
+
+
+BASE = {"model": RESNET, "batch": max, "decay": True}
+
+
+def depth(statistic, advantage, **where):
+    """An effect: what the shares of a statistic in the thirds of a net say, by depth."""
+
+    def effect(rows):
+        rows = rows.where(**BASE | where)
+        shares = [rows.mean(f"both_{part}_{statistic}") for part in ("first", "middle", "last")]
+        return None if None in shares else advantage(*shares)
+
+    return effect
+
+
+def fall(share, model=RESNET):
+    """An effect: by how much a share falls from the largest to the smallest batch."""
+    return gap(share, {"batch": max}, {"batch": min}, model=model, decay=True)
+
+
+def suppression(rows):
+    """By how much more the share of BN falls for the variance than for the mean."""
+    return subtract(fall("variance_net_batch")(rows), fall("mean_net_batch")(rows))
+
+
+def separation(rows):
+    """The mean over layers of the weight that would have to move to make mean and variance one."""
+    distances = [
+        sum(abs(weights["mean"][s] - weights["variance"][s]) for s in weights["mean"]) / 2
+        for row in rows.where(**BASE)
+        for weights in row.get("importance", {}).values()
+    ]
+    return sum(distances) / len(distances) if distances else None
+
+
+PARTS = {"stem": "stem", "stage1": "1", "stage2": "2", "stage3": "3"}
+
+
+def shares(rows, kind, part=None):
+    """Means over the layers of a stage, or of the net."""
+    layers = (layer for row in rows for layer in row["importance"].items())
+    chosen = (weights for path, weights in layers if part in (None, analysis.stage(path)))
+    return analysis.average(chosen)[kind]
+
+
+def beside_the_paper(rows):
+    """The published shares, and ours: over the net by batch, and by depth for either end."""
+    rows = type(rows)(row for row in rows.where(decay=True) if "importance" in row)
+    plain, rows = rows.where(model=CONV6), rows.where(model=RESNET)
+    if not rows:
+        return {}
+    panels = {
+        "Paper (ResNet-50, ImageNet): net, by samples per GPU": {
+            str(batch): weights for batch, weights in published.BATCH_SIZES.items()
+        },
+        "ResNet-20: net, by samples per statistic": {
+            str(batch): shares(rows.where(batch=batch), "both") for batch in rows.values("batch")
+        },
+    }
+    for published_batch, own in ((32, max), (2, min)):
+        own = own(rows.values("batch"))
+        for kind in ("mean", "variance"):
+            panels[f"Paper: {kind}, {published_batch} samples, by block"] = published.BLOCKS[
+                published_batch
+            ][kind]
+            panels[f"ResNet-20: {kind}, {own} samples, by stage"] = {
+                label: shares(rows.where(batch=own), kind, stage) for stage, label in PARTS.items()
+            }
+    for batch in plain.values("batch"):
+        panels[f"Plain net: mean and variance, {batch} samples, by stage"] = {
+            PARTS[stage]: shares(plain.where(batch=batch), "both", stage)
+            for stage in ("stage1", "stage2", "stage3")
+        }
+    return panels
+
+
+def dynamics(row):
+    """The importance of BN in the net, by step."""
+    if "dynamics" not in row:
+        return None
+    return {int(step): kinds["both"]["batch"] for step, kinds in row["dynamics"].items()}
+
+
+STUDY = Study(
+    question="Which statistics do layers choose, and how does that move with the batch size?",
+    about=(
+        "A ResNet-20 and a plain net of six convolutions, with Switchable Norm everywhere, on "
+        "CIFAR-10. All runs take the same steps on the same batches; only the number of samples "
+        "that share a mean and a variance changes (ghost batches), as with so many samples per "
+        "replica. At the scale of 2 cores, few steps on a subset at a part of the width, the rate "
+        "of the logits is ten times that of the weights, or they would hardly leave their start. "
+        "Importance is the average of the weights for mean and variance; thirds are of the layers, "
+        "by depth. The paper's nets are ResNet-50 on ImageNet."
+    ),
+    plan=plan,
+    scales={
+        "smoke": Scale(
+            dict(
+                dataset="digits",
+                train_examples=64,
+                test_examples=32,
+                epochs=1,
+                batches=(8, 2),
+                global_batch=16,
+                widths={RESNET: 0.25, CONV6: 0.05},
+            ),
+            seeds=(0, 1),
+        ),
+        "cpu": Scale(
+            dict(
+                dataset="cifar10",
+                train_examples=4000,
+                test_examples=1000,
+                epochs=10,
+                batches=(32, 8, 2),
+                global_batch=64,
+                widths={RESNET: 0.5, CONV6: 0.25},
+                control_multiplier=10.0,
+            ),
+            seeds=(0, 1, 2),
+            minutes=30,
+        ),
+        "full": Scale(
+            dict(dataset="cifar10", epochs=200, batches=(32, 16, 8, 4, 2), global_batch=128),
+            seeds=(0, 1, 2, 3, 4),
+        ),
+    },
+    claims=(
+        Claim(
+            "a",
+            "IN is used more in earlier layers",
+            SOURCE,
+            depth("instance", lambda first, middle, last: first - last),
+            "importance of IN, first third of the layers less last",
+            MARGIN,
+        ),
+        Claim(
+            "b",
+            "BN is used most in the middle",
+            SOURCE,
+            depth("batch", lambda first, middle, last: lead(middle, first, last)),
+            "importance of BN, middle third less the larger of the others",
+            MARGIN,
+            remark="At cpu scale BN grows toward the last stage. The nets have three stages, not "
+            "five, and their last one sees 8 x 8 pixels.",
+        ),
+        Claim(
+            "c",
+            "LN is used most in the last layers",
+            SOURCE,
+            depth("layer", lambda first, middle, last: lead(last, first, middle)),
+            "importance of LN, last third less the larger of the others",
+            MARGIN,
+        ),
+        Claim(
+            "d",
+            "A smaller batch moves the preference away from BN, to LN and IN",
+            SOURCE,
+            fall("both_net_batch"),
+            "importance of BN in the net, largest batch less smallest",
+            MARGIN,
+        ),
+        Claim(
+            "d, conv6",
+            "A smaller batch moves it away from BN, also in the plain convolutional net",
+            SOURCE,
+            fall("both_net_batch", CONV6),
+            "importance of BN in the net, largest batch less smallest",
+            MARGIN,
+        ),
+        Claim(
+            "a, conv6",
+            "IN is used more in earlier layers, also in the plain convolutional net",
+            SOURCE,
+            depth("instance", lambda first, middle, last: first - last, model=CONV6),
+            "importance of IN, first third of the layers less last",
+            MARGIN,
+            remark=AFTER,
+        ),
+        Claim(
+            "c, conv6",
+            "LN is used most in the last layers: of the plain net, at the smallest batch",
+            SOURCE,
+            depth("layer", lambda a, b, c: lead(c, a, b), model=CONV6, batch=min),
+            "importance of LN, last third less the larger of the others",
+            MARGIN,
+            remark=AFTER,
+        ),
+        Claim(
+            "e",
+            "Mean and variance have different preferences",
+            SOURCE,
+            separation,
+            "weight that differs between mean and variance, mean over layers",
+            0.05,
+            remark="No distance is negative: weights that drift apart at random differ too. That "
+            "it is no drift shows in the stem, whose preferences are the paper's.",
+        ),
+        Claim(
+            "f",
+            "At small batches the variance of BN is suppressed more than its mean",
+            SOURCE,
+            suppression,
+            "fall of BN's share in the net, variance less mean",
+            MARGIN,
+            remark="At cpu scale, likely since weights for the mean move first: at the largest "
+            "batch those for the variance have hardly left a third, with little to fall from.",
+        ),
+    ),
+    tables=(
+        Table(
+            "Importance of BN in the net",
+            "both_net_batch",
+            "model",
+            "batch",
+            {"decay": True},
+            "{:.3f}",
+        ),
+        Table(
+            "Importance of LN in the net",
+            "both_net_layer",
+            "model",
+            "batch",
+            {"decay": True},
+            "{:.3f}",
+        ),
+        Table(
+            "Importance of IN in the net",
+            "both_net_instance",
+            "model",
+            "batch",
+            {"decay": True},
+            "{:.3f}",
+        ),
+        Table(
+            "Importance of BN at the largest batch, with and without weight decay on logits",
+            "both_net_batch",
+            "model",
+            "decay",
+            {"model": RESNET, "batch": max},
+            "{:.3f}",
+        ),
+        Table("Test accuracy", "accuracy", "model", "batch", {"decay": True}),
+    ),
+    figures={
+        "preferences": Shares(
+            "What switches chose: published on the left, measured on the right.", beside_the_paper
+        ),
+        "dynamics": Curves(
+            "The importance of BN in training, by samples that share statistics.",
+            dynamics,
+            by="batch",
+            panels="model",
+            where={"decay": True},
+            labels=("step", "importance of BN"),
+        ),
+    },
+    calibration=(100, 101),
+)

@@ -1,0 +1,1 @@
+"""Tasks: what a run of a study does, and what it measures."""

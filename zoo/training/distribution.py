@@ -1,0 +1,60 @@
+"""Devices to train on."""
+
+import contextlib
+
+import tensorflow as tf
+
+from zoo.training import workers
+
+
+def split(strategy, arrays):
+    """One of several arrays for each replica, as a value of the strategy."""
+    return strategy.experimental_distribute_values_from_function(
+        lambda context: tf.constant(arrays[context.replica_id_in_sync_group])
+    )
+
+
+def copies(variable):
+    """What each replica holds of a variable of Keras."""
+    return [value.numpy() for value in variable.value.values]
+
+
+def strategy(replicas):
+    """A MirroredStrategy over GPUs, or over logical CPU devices where there are none.
+
+    Where TF_CONFIG names several workers, a MultiWorkerMirroredStrategy over all of them.
+
+    Args:
+        replicas: int; None for all GPUs, or one CPU.
+
+    Raises:
+        ValueError: if there are not so many devices.
+    """
+    if workers.configured():
+        if replicas:
+            raise ValueError(
+                "On several hosts the replicas are all devices of all workers in TF_CONFIG. "
+                f"Leave --replicas out. Received: replicas={replicas}"
+            )
+        return workers.strategy()
+    gpus = tf.config.list_physical_devices("GPU")
+    if gpus:
+        if replicas and replicas > len(gpus):
+            raise ValueError(f"There are {len(gpus)} GPUs. Received: replicas={replicas}")
+        return tf.distribute.MirroredStrategy([f"GPU:{i}" for i in range(replicas or len(gpus))])
+    replicas = replicas or 1
+    (cpu,) = tf.config.list_physical_devices("CPU")
+    logical = [tf.config.LogicalDeviceConfiguration()] * replicas
+    with contextlib.suppress(RuntimeError):  # the devices are set up already
+        tf.config.set_logical_device_configuration(cpu, logical)
+    found = len(tf.config.list_logical_devices("CPU"))
+    if found < replicas:
+        raise ValueError(
+            f"TensorFlow has already set up {found} logical CPU device(s) in this process, too few "
+            f"for {replicas} replicas. Train before anything else of TensorFlow runs."
+        )
+    return tf.distribute.MirroredStrategy(
+        [f"CPU:{i}" for i in range(replicas)],
+        # The default collectives fail for the second strategy of a process.
+        cross_device_ops=tf.distribute.ReductionToOneDevice(),
+    )

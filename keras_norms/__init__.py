@@ -4,6 +4,7 @@ from keras_norms import callbacks
 from keras_norms.analysis import importance
 from keras_norms.batch import BatchNormalization
 from keras_norms.batch_instance import BatchInstanceNormalization
+from keras_norms.data_init import data_dependent_init
 from keras_norms.group import GroupNormalization
 from keras_norms.instance import InstanceNormalization
 from keras_norms.lstm import NormalizedLSTM, NormalizedLSTMCell
@@ -18,7 +19,7 @@ from keras_norms.registry import NAMES, get
 from keras_norms.statistics import freeze, recalibrate, unfreeze
 from keras_norms.switchable import SwitchableNormalization
 from keras_norms.version import __version__
-from keras_norms.weight import WeightNormalization, data_dependent_init
+from keras_norms.weight import WeightNormalization
 
 __all__ = [
     "NAMES",

@@ -1,6 +1,11 @@
 """Batch normalization."""
 
-from keras_norms.base import MovingNormalization, register
+from collections.abc import Mapping
+from typing import Any
+
+from keras_norms.base import register
+from keras_norms.moments import Moments, Tensor
+from keras_norms.moving import MovingNormalization
 
 
 @register
@@ -30,7 +35,9 @@ class BatchNormalization(MovingNormalization):
         [Batch Normalization](https://arxiv.org/abs/1502.03167), section 3, algorithm 1.
     """
 
-    _uses_samples = False
+    _needs_sample_moments = False
 
-    def mean_and_inverse_std(self, instance, batch):
+    def mean_and_inverse_std(
+        self, instance: Moments | None, batch: Moments, weights: Mapping[str, Any]
+    ) -> tuple[Tensor, Tensor]:
         return batch.mean, self._inverse_std(batch.variance)

@@ -1,16 +1,22 @@
 """Batch-instance normalization."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import keras
 from keras import ops
 
-from keras_norms.base import MovingNormalization, initializer, register
+from keras_norms.arguments import Initializer, Regularizer, initializer
+from keras_norms.base import register
+from keras_norms.moments import Moments, Shape, Tensor
+from keras_norms.moving import MovingNormalization
 
 
 @register
 class UnitInterval(keras.constraints.Constraint):
     """Clips every weight to [0, 1]."""
 
-    def __call__(self, w):
+    def __call__(self, w: Tensor) -> Tensor:
         return ops.clip(w, 0, 1)
 
 
@@ -42,31 +48,35 @@ class BatchInstanceNormalization(MovingNormalization):
         [Batch-Instance Normalization](https://arxiv.org/abs/1805.07925), section 3, equation 3.
     """
 
+    control_weights = ("gate",)
+    needs_positions = True
+
     def __init__(
         self,
-        axis=-1,
-        momentum=0.9,
-        epsilon=1e-5,
-        center=True,
-        scale=True,
+        axis: int = -1,
+        momentum: float = 0.9,
+        epsilon: float = 1e-5,
+        center: bool = True,
+        scale: bool = True,
         *,
-        gate_initializer="ones",
-        gate_regularizer=None,
-        **kwargs,
-    ):
+        gate_initializer: Initializer = "ones",
+        gate_regularizer: Regularizer = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(axis, momentum, epsilon, center, scale, **kwargs)
         self.gate_initializer = initializer("gate_initializer", gate_initializer)
         self.gate_regularizer = keras.regularizers.get(gate_regularizer)
         self.gate = None
 
-    def build(self, input_shape):
-        self._require_spatial_axis(input_shape)
+    def build(self, input_shape: Shape) -> None:
         super().build(input_shape)
         channels = input_shape[self.axes.channel]
         self.gate = self._add_weight("gate", channels, constraint=UnitInterval())
 
-    def mean_and_inverse_std(self, instance, batch):
-        gate = self._per_channel(self.gate, instance.mean.dtype)
+    def mean_and_inverse_std(
+        self, instance: Moments, batch: Moments, weights: Mapping[str, Any]
+    ) -> tuple[Tensor, Tensor]:
+        gate = self._per_channel(weights["gate"], instance.mean.dtype)
         from_batch = gate * self._inverse_std(batch.variance)
         from_instance = (1 - gate) * self._inverse_std(instance.variance)
         # Two affine maps of x add up to one: a (x - m) + b (x - k) = (a + b) (x - center).
@@ -74,10 +84,7 @@ class BatchInstanceNormalization(MovingNormalization):
         shift = (batch.mean - instance.mean) * (from_batch / inverse_std)
         return instance.mean + shift, inverse_std
 
-    def importance(self):
+    def importance(self) -> dict[str, dict[str, float]]:
         """The mean gate as `{"gate": {"batch": float, "instance": float}}`."""
         gate = float(ops.mean(self.gate))
         return {"gate": {"batch": gate, "instance": 1 - gate}}
-
-    def _reads_activation(self, training):
-        return True

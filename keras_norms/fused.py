@@ -12,23 +12,29 @@ is kept, and three numbers for each channel of each sample.
 
 import functools
 import math
+from typing import TYPE_CHECKING
 
 import keras
 from keras import ops
 
-from keras_norms.moments import Moments, constant, elements, replica_context
+from keras_norms.moments import Moments, Tensor, constant, elements, replica_context
+
+if TYPE_CHECKING:
+    from keras_norms.base import Normalization
 
 # Below this many elements the programs cost as much as they save.
 LEAST_ELEMENTS = 2**17
 USUAL_BATCH = 32  # where the size of the batch is not known
 
 
-def serves(layer, inputs, training, mask):
-    """Whether `apply` can take the place of `Normalization.apply`, which can do everything.
+def can_fuse(
+    layer: "Normalization", inputs: Tensor, training: bool | None, mask: Tensor | None
+) -> bool:
+    """Whether `normalize` can take the place of `Normalization.normalize`.
 
     It can for layers of this package in training, in a TensorFlow graph, on the CPU, on one
     replica, without a mask, where samples come first, then positions, then channels, and all
-    sizes but the batch's are known; and it does if the activation is large.
+    sizes but the batch's are known. For a small activation it does not, as that gains nothing.
     """
     if keras.config.backend() != "tensorflow" or training is not True or mask is not None:
         return False
@@ -39,7 +45,7 @@ def serves(layer, inputs, training, mask):
         not tf.executing_eagerly()
         and layer.fusible
         and layer.trainable
-        # What others derive may do more in its methods than compute.
+        # A subclass from elsewhere may do more in its methods than compute.
         and type(layer).__module__.startswith("keras_norms.")
         and keras.backend.is_float_dtype(keras.backend.standardize_dtype(inputs.dtype))
         and axes.batch + axes.spatial + (axes.channel,) == tuple(range(len(sizes) + 1))
@@ -51,34 +57,39 @@ def serves(layer, inputs, training, mask):
     )
 
 
-def apply(layer, inputs):
-    """What `Normalization.apply` returns in training."""
+def normalize(layer: "Normalization", inputs: Tensor) -> tuple[Tensor, Moments | None]:
+    """What `Normalization.normalize` returns in training."""
     import tensorflow as tf
 
-    arguments = {
+    settings = {
         name: tuple(value) if isinstance(value, (tuple, list)) else value
         for name, value in layer.arguments().items()
         if not name.endswith(("_initializer", "_regularizer", "_constraint"))
     }
     run = _program(
         type(layer),
-        tuple(arguments.items()),
-        tuple(variable.name for variable in layer.variables),
+        tuple(settings.items()),
         layer.compute_dtype,
         tuple(inputs.shape[1:]),
         inputs.dtype,
     )
-    y, moved = run(inputs, [tf.convert_to_tensor(variable.value) for variable in layer.variables])
-    return y, Moments(*moved) if moved else None
+    weights = {v.name: tf.convert_to_tensor(v.value) for v in layer.variables}
+    y, batch = run(inputs, weights)
+    return y, Moments(*batch) if batch else None
 
 
 @functools.lru_cache(256)
-def _program(cls, arguments, names, compute_dtype, sizes, input_dtype):
-    """A function `(x, weights) -> (y, moved)`, for all layers and inputs with these properties."""
+def _program(cls, settings, compute_dtype, sizes, input_dtype):
+    """A function `(x, weights) -> (y, batch)`, for all layers and inputs with these properties.
+
+    `weights` are those of the layer by name, so that layers share a program and no model is
+    kept alive by one.
+    """
     import tensorflow as tf
 
-    layer = cls(**dict(arguments), name="fused")
-    layer.resolve((None, *sizes))
+    # Holds the settings; it is never built and has no weights.
+    layer = cls(**dict(settings), name="fused")
+    layer.set_input_shape((None, *sizes))
     spatial = layer.moment_axes.spatial
     dtype = keras.backend.result_type(input_dtype, compute_dtype, "float32")
     compiled = functools.partial(tf.function, jit_compile=True, autograph=False)
@@ -88,9 +99,8 @@ def _program(cls, arguments, names, compute_dtype, sizes, input_dtype):
         pivot, offset, variance = (ops.cast(t, "float64") for t in (pivot, offset, variance))
         mean, count = pivot + offset, elements(x, spatial)
         instance = Moments(mean, variance, constant(count, mean))
-        vars(layer).update(zip(names, weights, strict=True))
-        scale, shift, moved = layer.coefficients(mean, pivot, instance, training=True)
-        return ops.cast(scale, dtype), ops.cast(shift, dtype), moved or ()
+        scale, shift, batch = layer.coefficients(mean, pivot, instance, weights, training=True)
+        return ops.cast(scale, dtype), ops.cast(shift, dtype), batch or ()
 
     @compiled
     def forward(x, weights):
@@ -99,43 +109,49 @@ def _program(cls, arguments, names, compute_dtype, sizes, input_dtype):
         offset = _mean(x - pivot, spatial)
         variance = _mean(ops.square(x - pivot), spatial) - ops.square(offset)
         variance = ops.maximum(variance, 0)
-        scale, shift, moved = coefficients(x, pivot, offset, variance, weights)
-        scale, shift = _settled(scale, shift)
+        scale, shift, batch = coefficients(x, pivot, offset, variance, weights)
+        scale, shift = _computed_once(scale, shift)
         y = (x - pivot) * scale + shift
-        return ops.cast(y, compute_dtype), moved, (pivot, offset, variance)
+        return ops.cast(y, compute_dtype), batch, (pivot, offset, variance)
 
     @compiled
-    def backward(x, saved, weights, dy, d_moved):
+    def backward(x, saved, weights, dy, d_batch):
         x, dy = ops.cast(x, dtype), ops.cast(dy, dtype)
         pivot, offset, variance = saved
         with tf.GradientTape() as tape:
             tape.watch((offset, variance, weights))
-            scale, shift, moved = coefficients(x, pivot, offset, variance, weights)
+            scale, shift, batch = coefficients(x, pivot, offset, variance, weights)
         d_scale = _sum_like(scale, _sum(dy * (x - pivot), spatial))
         d_shift = _sum_like(shift, _sum(dy, spatial))
         d_offset, d_variance, d_weights = tape.gradient(
-            (scale, shift, *moved[:2]),
+            (scale, shift, *batch[:2]),
             (offset, variance, weights),
-            (d_scale, d_shift, *d_moved[:2]),
+            (d_scale, d_shift, *d_batch[:2]),
         )
         size = _size(x, spatial)
         slope = 2 * d_variance / size
-        scale, slope, rest = _settled(scale, slope, d_offset / size - slope * offset)
+        scale, slope, rest = _computed_once(scale, slope, d_offset / size - slope * offset)
         dx = dy * scale + ((x - pivot) * slope + rest)
         return ops.cast(dx, input_dtype), d_weights
 
-    @tf.custom_gradient
-    def run(x, *weights):
-        y, moved, saved = forward(x, weights)
+    def run(x, weights):
+        names, values = list(weights), list(weights.values())
 
-        def gradient(dy, *d_moved):
-            dx, d_weights = backward(x, saved, weights, dy, d_moved)
-            return dx, *d_weights
+        @tf.custom_gradient
+        def with_gradient(x, *values):
+            weights = dict(zip(names, values, strict=True))
+            y, batch, saved = forward(x, weights)
 
-        return (y, moved), gradient
+            def gradient(dy, *d_batch):
+                dx, d_weights = backward(x, saved, weights, dy, d_batch)
+                return dx, *(d_weights[name] for name in names)
+
+            return (y, batch), gradient
+
+        return with_gradient(x, *values)
 
     # TensorFlow registers a custom gradient for good: here once, not in every graph.
-    return tf.function(lambda x, weights: run(x, *weights), autograph=False)
+    return tf.function(run, autograph=False)
 
 
 def _size(x, axes):
@@ -183,10 +199,11 @@ def _sum_like(small, values):
     return ops.sum(values, axes, keepdims=True) if axes else values
 
 
-def _settled(*tensors):
-    """The tensors as they are, but computed before they meet an activation.
+def _computed_once(*tensors):
+    """The tensors, computed before they are combined with an activation.
 
-    XLA would compute them anew for each of its elements; across a branch it does not.
+    Otherwise XLA moves their formula into the loop over the activation and computes it anew for
+    each element. It does not move a formula out of a branch, hence the branch here.
     """
     import tensorflow as tf
 

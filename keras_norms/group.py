@@ -1,10 +1,16 @@
 """Group normalization, of which layer and instance normalization are the two ends."""
 
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from keras_norms.arguments import is_integer
 from keras_norms.base import Normalization, register
-from keras_norms.moments import pool_groups
+from keras_norms.moments import Moments, Shape, Tensor, pool_groups
+
+Groups = int | Literal["auto"]
 
 
-def resolve_groups(groups, channels):
+def number_of_groups(groups: Groups, channels: int) -> int:
     """The number of groups for `channels` channels: `groups` itself, or what -1 and "auto" mean.
 
     "auto" is the largest divisor of `channels` that is at most 32 and leaves at least two
@@ -28,10 +34,9 @@ def resolve_groups(groups, channels):
     return groups
 
 
-def check_groups(groups):
+def check_groups(groups: Groups) -> Groups:
     """`groups`, if it is a positive int, -1 or "auto"; else a ValueError."""
-    integer = isinstance(groups, int) and not isinstance(groups, bool)
-    if groups != "auto" and not (integer and (groups > 0 or groups == -1)):
+    if groups != "auto" and not (is_integer(groups) and (groups > 0 or groups == -1)):
         raise ValueError(
             "Received an invalid value for argument `groups`, expected a positive integer, -1 "
             f"(one group per channel) or 'auto'. Received: groups={groups!r}"
@@ -67,19 +72,33 @@ class GroupNormalization(Normalization):
         [Group Normalization](https://arxiv.org/abs/1803.08494), section 3.1.
     """
 
-    def __init__(self, groups=32, axis=-1, epsilon=1e-3, center=True, scale=True, **kwargs):
+    def __init__(
+        self,
+        groups: Groups = 32,
+        axis: int = -1,
+        epsilon: float = 1e-3,
+        center: bool = True,
+        scale: bool = True,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(axis=axis, epsilon=epsilon, center=center, scale=scale, **kwargs)
         self.groups = check_groups(groups)
 
-    def resolve(self, input_shape):
-        super().resolve(input_shape)
-        self._groups = resolve_groups(self.groups, input_shape[self.axes.channel])
+    @property
+    def needs_positions(self) -> bool:
+        return self.groups == -1
 
-    def build(self, input_shape):
+    def set_input_shape(self, input_shape: Shape) -> None:
+        super().set_input_shape(input_shape)
+        self._groups = number_of_groups(self.groups, input_shape[self.axes.channel])
+
+    def build(self, input_shape: Shape) -> None:
         super().build(input_shape)
         channels = input_shape[self.axes.channel]
         self._refuse_single_elements(input_shape, channels // self._groups)
 
-    def mean_and_inverse_std(self, instance, batch):
+    def mean_and_inverse_std(
+        self, instance: Moments, batch: None, weights: Mapping[str, Any]
+    ) -> tuple[Tensor, Tensor]:
         mean, variance, _ = pool_groups(instance, self.axes.channel, self._groups)
         return mean, self._inverse_std(variance)

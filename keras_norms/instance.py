@@ -1,6 +1,10 @@
 """Instance normalization."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from keras_norms.base import Normalization, register
+from keras_norms.moments import Moments, Shape, Tensor
 
 
 @register
@@ -28,10 +32,13 @@ class InstanceNormalization(Normalization):
         [Instance Normalization](https://arxiv.org/abs/1607.08022), equation 3.
     """
 
-    def build(self, input_shape):
-        self._require_spatial_axis(input_shape)
+    needs_positions = True
+
+    def build(self, input_shape: Shape) -> None:
         super().build(input_shape)
         self._refuse_single_elements(input_shape, 1)
 
-    def mean_and_inverse_std(self, instance, batch):
+    def mean_and_inverse_std(
+        self, instance: Moments, batch: None, weights: Mapping[str, Any]
+    ) -> tuple[Tensor, Tensor]:
         return instance.mean, self._inverse_std(instance.variance)

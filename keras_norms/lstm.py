@@ -7,9 +7,11 @@ from keras import layers, ops
 from keras.src.backend import rnn  # the loop of Keras's own RNN layers has no public name
 
 from keras_norms import registry
-from keras_norms.base import MovingNormalization, Normalization, register
+from keras_norms.arguments import positive
+from keras_norms.base import Normalization, register
 from keras_norms.mean_only import MeanOnlyBatchNormalization
 from keras_norms.moments import Moments, replica_context
+from keras_norms.moving import MovingNormalization
 from keras_norms.weight import initial_gain, scaled
 
 _GATES = ("i", "f", "c", "o")  # their order in Keras's kernels
@@ -212,10 +214,7 @@ class NormalizedLSTM(_NormalizedGates, layers.LSTM):
         **kwargs,
     ):
         super().__init__(units, *args, **kwargs)
-        is_int = hasattr(max_steps, "__index__") and not isinstance(max_steps, bool)
-        if not is_int or max_steps < 1:
-            raise ValueError(f"`max_steps` must be a positive int. Received: max_steps={max_steps}")
-        self.max_steps = max_steps
+        self.max_steps = positive("max_steps", max_steps)
         self.gamma_initializer = keras.initializers.get(gamma_initializer)
         self._make_norms(norm, per_gate, max_steps, self.gamma_initializer)
         if not self.norm.is_identity:
@@ -257,33 +256,34 @@ class NormalizedLSTM(_NormalizedGates, layers.LSTM):
         recurrent_masks = cell.get_recurrent_dropout_mask(h) if training else None
 
         def normalize_all(norm, x):
-            y, batch = _apply(norm, x, training, mask, first)
+            y, batch = _call_norm(norm, x, training, mask, first)
             if batch is not None:
-                norm.move(batch, first)
+                norm.update_moving(batch, first)
             return y
 
-        moved = []  # the norms that each step has moments of a batch from
+        updated = []  # the norms whose moving statistics each step updates
         # All steps at once, before the loop.
         x = _each(self.input_norms, _project(sequences, kernel, masks), normalize_all)
         if cell.bias is not None:
             x = x + ops.cast(cell.bias, x.dtype)
         if mask is not None:
-            # As one more feature, for Keras's loop would mask the moments of the batch too.
+            # The loop gets the mask as one more feature. Given as a mask, it would also be
+            # applied to the moments of the batch, which are outputs of the loop.
             x = ops.concatenate([x, ops.cast(mask, x.dtype)[..., None]], -1)
 
         def step(inputs, states):
             h, c, index, *previous = states
             valid, batches = None, []
-            moved.clear()
+            updated.clear()
             if mask is not None:
                 inputs, valid = inputs[:, :-1], inputs[:, -1:] > 0
 
             def normalize(norm, x):
-                y, batch = _apply(norm, x[:, None], training, valid, index)
+                y, batch = _call_norm(norm, x[:, None], training, valid, index)
                 if batch is not None:
                     parts = [ops.broadcast_to(part, ops.shape(batch.mean)) for part in batch]
                     batches.append(ops.concatenate(parts, 1))
-                    moved.append(norm)
+                    updated.append(norm)
                 return y[:, 0]
 
             recurrent = _project(h, recurrent_kernel, recurrent_masks)
@@ -301,8 +301,8 @@ class NormalizedLSTM(_NormalizedGates, layers.LSTM):
         if mask is not None:
             states.append(ops.zeros_like(h))
         (outputs, *batches), (h, c, index, *_) = _loop(step, x, states, self.unroll)
-        for norm, batch in zip(moved, batches, strict=True):
-            norm.move(Moments(*(batch[:, :, i] for i in range(3))), first)
+        for norm, batch in zip(updated, batches, strict=True):
+            norm.update_moving(Moments(*(batch[:, :, i] for i in range(3))), first)
         if next_step is not None:
             next_step.assign(index)
         return outputs[:, -1], outputs, [h, c]
@@ -316,8 +316,9 @@ class NormalizedLSTM(_NormalizedGates, layers.LSTM):
         }
 
     def _refuse_replicas_in_loop(self, training):
-        apart = self.unroll or replica_context() is None
-        if not apart and any(_moves(n, training) and n.synchronized for n in self.loop_norms):
+        if self.unroll or replica_context() is None:
+            return
+        if any(_updates_moving(n, training) and n.synchronized for n in self.loop_norms):
             raise ValueError(
                 "Statistics inside of the loop over time cannot be synchronized over replicas. "
                 f"Use unroll=True, or a norm without synchronized=True. Received: {self.norm.spec}"
@@ -353,19 +354,19 @@ def _advance(cell, gates, c, norms, normalize):
     return cell.recurrent_activation(o) * cell.activation(_each(norms, c, normalize)), c
 
 
-def _apply(norm, x, training, mask, first_step):
-    """`(outputs, batch)` as from `Normalization.apply`; Keras's norms have no such method."""
+def _call_norm(norm, x, training, mask, first_step):
+    """`(outputs, batch)` as from `Normalization.normalize`, which Keras's norms do not have."""
     if isinstance(norm, Normalization):
-        return norm.apply(x, training, mask, first_step)
+        return norm.normalize(x, training, mask, first_step)
     return norm(x), None
 
 
 def _normalize_step(norm, x):
-    return _apply(norm, x[:, None], None, None, 0)[0][:, 0]
+    return _call_norm(norm, x[:, None], None, None, 0)[0][:, 0]
 
 
-def _moves(norm, training):
-    return isinstance(norm, MovingNormalization) and norm.moves(training)
+def _updates_moving(norm, training):
+    return isinstance(norm, MovingNormalization) and norm.updates_moving(training)
 
 
 def _loop(step, x, states, unroll):

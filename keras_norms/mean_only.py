@@ -1,6 +1,11 @@
 """Mean-only batch normalization."""
 
-from keras_norms.base import MovingNormalization, register
+from collections.abc import Mapping
+from typing import Any
+
+from keras_norms.base import register
+from keras_norms.moments import Moments, Tensor
+from keras_norms.moving import MovingNormalization
 
 _ABSENT = (
     "epsilon",
@@ -36,20 +41,24 @@ class MeanOnlyBatchNormalization(MovingNormalization):
         [Weight Normalization](https://arxiv.org/abs/1602.07868), section 4.
     """
 
-    fusible = False  # a mean alone gains nothing
-    _uses_samples = False
+    fusible = False  # for a mean alone, the compiled programs are no faster
+    _needs_sample_moments = False
 
-    def __init__(self, axis=-1, momentum=0.9, center=True, **kwargs):
+    def __init__(
+        self, axis: int = -1, momentum: float = 0.9, center: bool = True, **kwargs: Any
+    ) -> None:
         for name in _ABSENT:
             if name in kwargs:
                 raise TypeError(f"MeanOnlyBatchNormalization has no argument `{name}`.")
         super().__init__(axis=axis, momentum=momentum, center=center, scale=False, **kwargs)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {key: value for key, value in super().get_config().items() if key not in _ABSENT}
 
-    def mean_and_inverse_std(self, instance, batch):
+    def mean_and_inverse_std(
+        self, instance: Moments | None, batch: Moments, weights: Mapping[str, Any]
+    ) -> tuple[Tensor, None]:
         return batch.mean, None
 
-    def _build_moving(self, channels):
+    def _build_moving(self, channels: int) -> None:
         self._add_moving("moving_mean", channels)

@@ -9,18 +9,22 @@ and the activation itself is never reshaped or transposed.
 import dataclasses
 import math
 import typing
+from collections.abc import Sequence
 
 import keras
 import numpy as np
 from keras import ops
+
+Tensor = typing.Any  # of any backend; a NumPy array where a value is known beforehand
+Shape = Sequence[typing.Any]  # of ints, and None or scalars where a size is not known
 
 
 @dataclasses.dataclass(frozen=True)
 class Axes:
     """The role of every axis of an activation: samples, positions, features."""
 
-    batch: tuple
-    spatial: tuple
+    batch: tuple[int, ...]
+    spatial: tuple[int, ...]
     channel: int
 
 
@@ -32,12 +36,14 @@ class Moments(typing.NamedTuple):
     size is known beforehand, so that no set is empty.
     """
 
-    mean: typing.Any
-    variance: typing.Any
-    count: typing.Any
+    mean: Tensor
+    variance: Tensor
+    count: Tensor
 
 
-def instance_moments(x, axes, mask=None):
+def instance_moments(
+    x: Tensor, axes: Axes, mask: Tensor | None = None
+) -> tuple[Tensor, Tensor, Moments]:
     """Moments of each channel of each sample, the only statistics that read the activation.
 
         x = pivot + centred,  mean = pivot + E[centred],  variance = E[centred^2] - E[centred]^2
@@ -58,7 +64,7 @@ def instance_moments(x, axes, mask=None):
     if mask is None:
         count = constant(size, x)
     elif all(mask.shape[axis] == 1 for axis in axes.spatial):
-        # The mask keeps or drops whole samples: what is inside a sample does not depend on it.
+        # This mask keeps or drops whole samples, so the moments of a kept one are as without it.
         count, mask = ops.cast(mask, x.dtype) * ops.cast(size, x.dtype), None
     else:
         mask = _expand(mask, axes.spatial, x)
@@ -77,7 +83,7 @@ def instance_moments(x, axes, mask=None):
     return centred, pivot, _moments(average, pivot, centred, None, count)
 
 
-def pool(moments, axes):
+def pool(moments: Moments, axes: tuple[int, ...]) -> Moments:
     """Moments of the union of sets, by the law of total variance.
 
         mean = E[m],  variance = E[v + (m - mean)^2]
@@ -108,7 +114,7 @@ def pool(moments, axes):
     return _moments(average, pivot, mean - pivot, variance, total)
 
 
-def pool_groups(moments, axis, groups):
+def pool_groups(moments: Moments, axis: int, groups: int) -> Moments:
     """`pool` over the channels of each of `groups` equal groups, repeated for each channel."""
     channels = moments.mean.shape[axis]
     if groups == 1:
@@ -138,7 +144,9 @@ def pool_groups(moments, axis, groups):
     return Moments(*map(join, pool(Moments(*map(split, moments)), (axis + 1,))))
 
 
-def pool_slices(moments, axis, size, axes):
+def pool_slices(
+    moments: Moments, axis: int, size: int, axes: tuple[int, ...]
+) -> tuple[Moments, Moments]:
     """`pool` over `axes` of each slice of `size` entries along `axis`; the last may be smaller.
 
     Args:
@@ -186,7 +194,7 @@ def pool_slices(moments, axis, size, axes):
     return entries, Moments(*(part[(*before, slice(None), 0)] for part in pooled))
 
 
-def pool_replicas(moments):
+def pool_replicas(moments: Moments) -> Moments:
     """`pool` over the replicas of `tf.distribute`; the moments themselves where there is one.
 
     One differentiable all-reduce: each replica writes its moments into its own slot of a zero
@@ -203,7 +211,7 @@ def pool_replicas(moments):
     return Moments(*(part[0] for part in pool(Moments(*ops.unstack(packed, axis=1)), (0,))))
 
 
-def average(moments, axes):
+def average(moments: Moments, axes: tuple[int, ...]) -> Moments:
     """Count-weighted mean of the sets' own means and variances."""
     mean, variance, count = moments
     if all(mean.shape[axis] == 1 for axis in axes):
@@ -215,7 +223,7 @@ def average(moments, axes):
     return Moments(*parts, total)
 
 
-def average_replicas(moments):
+def average_replicas(moments: Moments) -> Moments:
     """Count-weighted mean of the replicas' own means and variances, equal on all replicas."""
     context = replica_context()
     if context is None:
@@ -227,7 +235,9 @@ def average_replicas(moments):
     return Moments(total[0] / weight, total[1] / weight, total[2])
 
 
-def affine(mean, inverse_std, gamma, beta):
+def affine(
+    mean: Tensor, inverse_std: Tensor | None, gamma: Tensor | None, beta: Tensor | None
+) -> tuple[Tensor | None, Tensor]:
     """`(scale, shift)` with `gamma * (x - mean) * inverse_std + beta = scale * x + shift`.
 
     Args:
@@ -265,13 +275,13 @@ def _mean(values, axes):
     return ops.sum(values, axes, keepdims=True) / ops.maximum(size, 1)
 
 
-def elements(x, axes):
+def elements(x: Tensor, axes: tuple[int, ...]) -> typing.Any:
     """How many elements lie along `axes`, an int where that is known."""
     shape = ops.shape(x)
     return math.prod(shape[axis] for axis in axes)
 
 
-def constant(size, like):
+def constant(size: typing.Any, like: Tensor) -> Tensor:
     """The count of sets that all have `size` elements, in rank and dtype of `like`."""
     shape = (1,) * len(like.shape)
     if isinstance(size, int) and size:
@@ -287,7 +297,7 @@ def _expand(tensor, axes, like):
     return ops.broadcast_to(tensor, shape)
 
 
-def replica_context():
+def replica_context() -> typing.Any:
     """The replica context of `tf.distribute`, or None where there are no other replicas."""
     if keras.config.backend() != "tensorflow":
         return None

@@ -3,10 +3,8 @@
 import keras
 from keras import ops
 
-from keras_norms.base import register
-from keras_norms.batch_instance import BatchInstanceNormalization
+from keras_norms.base import Normalization, register
 from keras_norms.moments import replica_context
-from keras_norms.switchable import SwitchableNormalization
 from keras_norms.tree import named_layers
 
 _NO_DECAY = ("gamma", "beta", "gain", "bias", "gate")
@@ -15,13 +13,12 @@ _BRANCHES = ("gradient_accumulation_steps", "ema_overwrite_frequency")
 
 def control_variables(model):
     """The variables that choose between statistics: the logits of SN and the gates of BIN."""
-    variables = []
-    for layer in named_layers(model).values():
-        if isinstance(layer, SwitchableNormalization):
-            variables += [layer.mean_logits, layer.variance_logits]
-        elif isinstance(layer, BatchInstanceNormalization):
-            variables.append(layer.gate)
-    return variables
+    return [
+        getattr(layer, name)
+        for layer in named_layers(model).values()
+        if isinstance(layer, Normalization)
+        for name in layer.control_weights
+    ]
 
 
 def no_decay_variables(model):

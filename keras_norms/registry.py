@@ -7,7 +7,6 @@ import typing
 
 import keras
 
-from keras_norms.base import MovingNormalization
 from keras_norms.batch import BatchNormalization
 from keras_norms.batch_instance import BatchInstanceNormalization
 from keras_norms.group import GroupNormalization
@@ -55,38 +54,31 @@ class Norm:
         use_bias: whether the layer before the norm keeps its bias: not if the norm adds a
             `beta` of its own.
         weight_norm: the arguments of `WeightNormalization`, if this norm is one; else None.
+        has_batch_statistics: whether training uses statistics of the batch.
+        needs_spatial_axis: whether it refuses activations that have samples and channels only.
     """
 
     spec: typing.Any = dataclasses.field(hash=False)
     use_bias: bool = True
-    weight_norm: typing.Any = dataclasses.field(default=None, compare=False, repr=False)
+    weight_norm: dict[str, typing.Any] | None = dataclasses.field(
+        default=None, compare=False, repr=False
+    )
+    has_batch_statistics: bool = dataclasses.field(default=False, compare=False, repr=False)
+    needs_spatial_axis: bool = dataclasses.field(default=False, compare=False, repr=False)
     _template: typing.Any = dataclasses.field(default=None, compare=False, repr=False)
 
     @property
-    def is_identity(self):
+    def is_identity(self) -> bool:
         """Whether it neither normalizes activations nor weights."""
         return self._template is None and self.weight_norm is None
 
-    @property
-    def has_batch_statistics(self):
-        """Whether training uses statistics of the batch."""
-        if self.weight_norm is not None:
-            return self.weight_norm["mean_only_batch_norm"]
-        cls, config = self._template or (type(None), {})
-        if issubclass(cls, keras.layers.BatchNormalization):
-            return True
-        return issubclass(cls, MovingNormalization) and "batch" in _statistics(config)
-
-    @property
-    def needs_spatial_axis(self):
-        """Whether it refuses activations that have samples and channels only."""
-        cls, config = self._template or (type(None), {})
-        if issubclass(cls, GroupNormalization):
-            return config["groups"] == -1
-        always = issubclass(cls, (InstanceNormalization, BatchInstanceNormalization))
-        return always or set(_statistics(config)) == {"instance"}
-
-    def normalize(self, name=None, batch_axis=0, zero_init=False, **arguments):
+    def normalize(
+        self,
+        name: str | None = None,
+        batch_axis: int | tuple[int, ...] = 0,
+        zero_init: bool = False,
+        **arguments: typing.Any,
+    ) -> keras.Layer:
         """A new layer that normalizes an activation; the identity if this norm does not.
 
         Args:
@@ -117,14 +109,14 @@ class Norm:
             config["gamma_initializer"] = "zeros"
         return cls.from_config(config)
 
-    def wrap(self, layer):
+    def wrap(self, layer: keras.Layer) -> keras.Layer:
         """`layer` under weight normalization; `layer` itself if this norm is not one."""
         if self.weight_norm is None:
             return layer
         return WeightNormalization(layer, name=f"{layer.name}_wn", **self.weight_norm)
 
 
-def get(spec):
+def get(spec: typing.Any) -> Norm:
     """The norm that `spec` stands for.
 
     Args:
@@ -161,11 +153,6 @@ def get(spec):
     raise ValueError(f"{_expected()} Received: {spec!r}")
 
 
-def _statistics(config):
-    """The statistics of a switchable norm; of another one with batch statistics, those."""
-    return config.get("statistics", ("batch",))
-
-
 def _from_string(spec):
     name, arguments = _parse(spec)
     canonical = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
@@ -192,7 +179,11 @@ def _from_string(spec):
     except (TypeError, ValueError) as error:
         raise ValueError(f"The norm {spec!r} cannot be made: {error}") from error
     if weight:
-        return Norm(canonical, weight_norm=arguments)
+        return Norm(
+            canonical,
+            weight_norm=arguments,
+            has_batch_statistics=arguments["mean_only_batch_norm"],
+        )
     return _from_layer(canonical, layer)
 
 
@@ -220,7 +211,14 @@ def _from_layer(spec, layer):
     del config["name"]
     if layer.dtype_policy == keras.config.dtype_policy():
         del config["dtype"]  # so that it follows the policy where it is used
-    return Norm(spec, not config.get("center", False), _template=(type(layer), config))
+    of_keras = isinstance(layer, keras.layers.BatchNormalization)
+    return Norm(
+        spec,
+        use_bias=not config.get("center", False),
+        has_batch_statistics=of_keras or getattr(layer, "has_batch_statistics", False),
+        needs_spatial_axis=getattr(layer, "needs_positions", False),
+        _template=(type(layer), config),
+    )
 
 
 def _expected():

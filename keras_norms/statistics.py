@@ -8,8 +8,9 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_norms.base import MovingNormalization, Normalization, steps_seen
+from keras_norms.base import Normalization
 from keras_norms.moments import pool
+from keras_norms.moving import MovingNormalization, steps_seen
 from keras_norms.tree import all_variables, named_layers
 
 _KERAS_NORMS = (
@@ -131,21 +132,22 @@ def _measuring(norm, pooled):
 
 @contextlib.contextmanager
 def _measuring_ours(norm, pooled):
-    trainable, apply = norm.trainable, norm.apply
+    trainable, normalize = norm.trainable, norm.normalize
 
-    def measured_apply(inputs, training=None, mask=None, first_step=0):
-        return apply(inputs, True, mask, first_step)
+    def normalize_in_training(inputs, training=None, mask=None, first_step=0):
+        return normalize(inputs, True, mask, first_step)
 
-    def measured_move(batch, first_step=0):
-        batch = norm.rows(pool(batch, norm.pooled_axes), first_step)
+    def measure(batch, first_step=0):
+        batch = norm.in_moving_shape(pool(batch, norm.pooled_axes), first_step)
         mean, variance, count = map(ops.convert_to_numpy, batch)
         pooled.add(count, mean, variance)
 
-    norm.trainable, norm.apply, norm.move = True, measured_apply, measured_move
+    norm.trainable = True
+    norm.normalize, norm.update_moving = normalize_in_training, measure
     try:
         yield
     finally:
-        del norm.apply, norm.move
+        del norm.normalize, norm.update_moving
         norm.trainable = trainable
 
 
@@ -207,7 +209,7 @@ def _in_order_of_data(model, norms, data):
         return recorded_call
 
     # A loop over time applies its norms, and calls none of them.
-    entries = [(n, "apply" if isinstance(n, MovingNormalization) else "call") for n in norms]
+    entries = [(n, "normalize" if isinstance(n, MovingNormalization) else "call") for n in norms]
     for norm, entry in entries:
         setattr(norm, entry, recorded(norm, getattr(norm, entry)))
     try:

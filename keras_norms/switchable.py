@@ -1,11 +1,16 @@
 """Switchable normalization."""
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import keras
 from keras import ops
 
-from keras_norms.base import MovingNormalization, initializer, register
-from keras_norms.group import check_groups, resolve_groups
-from keras_norms.moments import pool, pool_groups
+from keras_norms.arguments import Initializer, Regularizer, initializer
+from keras_norms.base import register
+from keras_norms.group import Groups, check_groups, number_of_groups
+from keras_norms.moments import Moments, Shape, Tensor, pool, pool_groups
+from keras_norms.moving import MovingNormalization
 
 STATISTICS = ("instance", "group", "layer", "batch")
 
@@ -43,20 +48,22 @@ class SwitchableNormalization(MovingNormalization):
         [Differentiable Learning-to-Normalize](https://arxiv.org/abs/1806.10779), section 2.
     """
 
+    control_weights = ("mean_logits", "variance_logits")
+
     def __init__(
         self,
-        axis=-1,
-        momentum=0.9,
-        epsilon=1e-5,
-        center=True,
-        scale=True,
+        axis: int = -1,
+        momentum: float = 0.9,
+        epsilon: float = 1e-5,
+        center: bool = True,
+        scale: bool = True,
         *,
-        statistics=("instance", "layer", "batch"),
-        groups=32,
-        logits_initializer="ones",
-        logits_regularizer=None,
-        **kwargs,
-    ):
+        statistics: Sequence[str] = ("instance", "layer", "batch"),
+        groups: Groups = 32,
+        logits_initializer: Initializer = "ones",
+        logits_regularizer: Regularizer = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(axis, momentum, epsilon, center, scale, **kwargs)
         listed = isinstance(statistics, (tuple, list)) and len(statistics) > 0
         if not listed or any(name not in STATISTICS for name in statistics):
@@ -74,17 +81,23 @@ class SwitchableNormalization(MovingNormalization):
         self.logits_regularizer = keras.regularizers.get(logits_regularizer)
         self.mean_logits = self.variance_logits = None
 
-    def resolve(self, input_shape):
-        super().resolve(input_shape)
+    @property
+    def has_batch_statistics(self) -> bool:
+        return "batch" in self.statistics
+
+    @property
+    def needs_positions(self) -> bool:
+        return set(self.statistics) == {"instance"}
+
+    def set_input_shape(self, input_shape: Shape) -> None:
+        super().set_input_shape(input_shape)
         # As SwitchNorm1d: of single elements, instance statistics are the input itself.
         spatial = self.axes.spatial
         self._in_use = tuple(s for s in self.statistics if s != "instance" or spatial)
-        if not self._in_use:
-            self._require_spatial_axis(input_shape)
         if "group" in self._in_use:
-            self._groups = resolve_groups(self.groups, input_shape[self.axes.channel])
+            self._groups = number_of_groups(self.groups, input_shape[self.axes.channel])
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         super().build(input_shape)
         for name in ("mean_logits", "variance_logits"):
             weight = self._add_weight(
@@ -95,7 +108,9 @@ class SwitchableNormalization(MovingNormalization):
             )
             setattr(self, name, weight)
 
-    def mean_and_inverse_std(self, instance, batch):
+    def mean_and_inverse_std(
+        self, instance: Moments, batch: Moments | None, weights: Mapping[str, Any]
+    ) -> tuple[Tensor, Tensor]:
         channel = self.axes.channel
         moments = {
             "instance": lambda: instance,
@@ -106,10 +121,10 @@ class SwitchableNormalization(MovingNormalization):
         means, variances, _ = zip(*(moments[name]() for name in self._in_use), strict=True)
         # About the first mean, since the weights sum to 1 only up to rounding.
         first = means[0]
-        mean = first + _mix(self.mean_logits, [mean - first for mean in means])
-        return mean, self._inverse_std(_mix(self.variance_logits, variances))
+        mean = first + _mix(weights["mean_logits"], [mean - first for mean in means])
+        return mean, self._inverse_std(_mix(weights["variance_logits"], variances))
 
-    def importance(self):
+    def importance(self) -> dict[str, dict[str, float]]:
         """The weights of the statistics as `{"mean": {name: float}, "variance": {...}}`."""
 
         def weights(logits):
@@ -118,12 +133,9 @@ class SwitchableNormalization(MovingNormalization):
 
         return {"mean": weights(self.mean_logits), "variance": weights(self.variance_logits)}
 
-    def _build_moving(self, channels):
-        if "batch" in self._in_use:
-            super()._build_moving(channels)
-
-    def _reads_activation(self, training):
-        return self._in_use != ("batch",) or super()._reads_activation(training)
+    @property
+    def _needs_sample_moments(self) -> bool:
+        return self._in_use != ("batch",)
 
 
 def _mix(logits, tensors):

@@ -2,43 +2,25 @@
 
 import functools
 import math
-import typing
-import warnings
 
 import keras
 from keras import layers, ops
 from keras.src.backend import AutocastScope  # there is no public way to read a variable uncast
 
 from keras_norms.base import register
+from keras_norms.kernels import (
+    channel_axis,
+    einsum_units,
+    join_units,
+    kind_of,
+    layers_with_kernels,
+    unit_sizes,
+    why_not_affine,
+    with_bias,
+)
 from keras_norms.mean_only import MeanOnlyBatchNormalization
 from keras_norms.moments import Axes, instance_moments, pool, pool_replicas
-from keras_norms.tree import all_variables, named_layers
-
-
-class _Kind(typing.NamedTuple):
-    """Layers with the same kernels: attribute -> (name of its gain, its axes of output units).
-
-    `affine`: they compute `activation(w.x + bias)`. `single`: and w is one kernel.
-    """
-
-    names: str
-    kernels: dict
-    affine: bool = True
-    single: bool = True
-
-
-_SEPARABLE = {"pointwise_kernel": ("gain", (-1,)), "depthwise_kernel": ("depthwise_gain", (-2, -1))}
-_RNN = {"kernel": ("gain", (-1,)), "recurrent_kernel": ("recurrent_gain", (-1,))}
-_EQUATION = ()  # in place of axes: those that the equation of the EinsumDense layer outputs
-_KINDS = (
-    _Kind("Dense Conv1D Conv2D Conv3D", {"kernel": ("gain", (-1,))}),
-    _Kind("Conv1DTranspose Conv2DTranspose Conv3DTranspose", {"kernel": ("gain", (-2,))}),
-    _Kind("DepthwiseConv1D DepthwiseConv2D", {"kernel": ("gain", (-2, -1))}),
-    _Kind("SeparableConv1D SeparableConv2D", _SEPARABLE, single=False),
-    _Kind("EinsumDense", {"kernel": ("gain", _EQUATION)}),
-    _Kind("Embedding", {"embeddings": ("gain", (0,))}, affine=False),
-    _Kind("SimpleRNN GRU LSTM", _RNN, affine=False),
-)
+from keras_norms.tree import all_variables
 
 
 @register
@@ -97,7 +79,9 @@ class WeightNormalization(layers.Wrapper):
         self.momentum = momentum
         self.synchronized = synchronized
         self.ghost_batch_size = ghost_batch_size
-        known = {name for part in _parts(layer).values() for name in _kind(part).kernels}
+        known = {
+            name for part in layers_with_kernels(layer).values() for name in kind_of(part).kernels
+        }
         listed = isinstance(kernels, (tuple, list, set)) and len(kernels) > 0
         if kernels is not None and not (listed and all(k in sorted(known) for k in kernels)):
             raise ValueError(
@@ -107,14 +91,14 @@ class WeightNormalization(layers.Wrapper):
         self.kernels = kernels
         self.mean_only_batch_norm = None
         if mean_only_batch_norm:
-            obstacle = _why_not_affine(layer)
+            obstacle = why_not_affine(layer)
             if obstacle:
                 raise ValueError(
                     f"Mean-only batch normalization needs w.x, and {obstacle}. "
                     f"Received: layer={layer}. Wrap it with mean_only_batch_norm=False."
                 )
             self.mean_only_batch_norm = MeanOnlyBatchNormalization(
-                axis=_channel_axis(layer),
+                axis=channel_axis(layer),
                 momentum=momentum,
                 center=False,
                 synchronized=synchronized,
@@ -143,7 +127,7 @@ class WeightNormalization(layers.Wrapper):
             setattr(self, name, gain)
         if self.mean_only_batch_norm is not None:
             shape = tuple(self.layer.compute_output_shape(input_shape))
-            sizes = _unit_sizes(self.layer)
+            sizes = unit_sizes(self.layer)
             if len(sizes) > 1:
                 shape = (*shape[: -len(sizes)], math.prod(sizes))
             self.mean_only_batch_norm.build(shape)
@@ -154,7 +138,7 @@ class WeightNormalization(layers.Wrapper):
             arguments = self._arguments(initial_state, mask, training)
             return _call_with(layer, self._weights(), inputs, **arguments)
         x = _pre_activation(layer, self._weights(), inputs)
-        joined = _join_units(layer, x)
+        joined = join_units(layer, x)
         joined = norm(joined, mask=_align(mask, joined, norm.axis), training=training)
         x = ops.reshape(joined, ops.shape(x))
         if layer.bias is not None:
@@ -188,7 +172,7 @@ class WeightNormalization(layers.Wrapper):
         Reference:
             [Weight Normalization](https://arxiv.org/abs/1602.07868), section 3.
         """
-        obstacle = self._why_not_initialize()
+        obstacle = self.why_not_initialize()
         if obstacle:
             raise ValueError(f"Data-dependent initialization needs another layer: {obstacle}.")
         x = ops.convert_to_tensor(x)
@@ -197,9 +181,9 @@ class WeightNormalization(layers.Wrapper):
         layer, norm = self.layer, self.mean_only_batch_norm
         ((_, kernel, axes),) = self._kernels()
         direction = {id(kernel): scaled(kernel, ops.ones(self.gain.shape), axes)}
-        t = _join_units(layer, _pre_activation(layer, direction, x))
+        t = join_units(layer, _pre_activation(layer, direction, x))
         t = ops.cast(t, keras.backend.result_type(t.dtype, "float32"))
-        rank, channel = len(t.shape), _channel_axis(layer) % len(t.shape)
+        rank, channel = len(t.shape), channel_axis(layer) % len(t.shape)
         roles = Axes((0,), tuple(axis for axis in range(1, rank) if axis != channel), channel)
         _, _, moments = instance_moments(t, roles, _align(mask, t, channel))
         mean, variance, _ = pool_replicas(pool(moments, roles.batch))
@@ -229,13 +213,13 @@ class WeightNormalization(layers.Wrapper):
         layer, norm, weights = self.layer, self.mean_only_batch_norm, self._weights()
         config = layer.get_config()
         if norm is not None:
-            config.update(_with_bias(layer))
+            config.update(with_bias(layer))
         plain = type(layer).from_config(config)
         plain.build_from_config(layer.get_build_config())
         old, new = all_variables(layer), all_variables(plain)
         if norm is not None:
             bias = 0 if layer.bias is None else _value(layer.bias)
-            bias = bias - ops.reshape(norm.moving_mean, _unit_sizes(layer))
+            bias = bias - ops.reshape(norm.moving_mean, unit_sizes(layer))
             plain.bias.assign(ops.reshape(bias, plain.bias.shape))
             old = [variable for variable in old if variable is not layer.bias]
             new = [variable for variable in new if variable is not plain.bias]
@@ -265,11 +249,11 @@ class WeightNormalization(layers.Wrapper):
 
     def _kernels(self):
         """`(name of the gain, kernel, axes of its units)` of every kernel in use."""
-        for prefix, part in _parts(self.layer).items():
-            for attribute, (gain, axes) in _kind(part).kernels.items():
+        for prefix, part in layers_with_kernels(self.layer).items():
+            for attribute, (gain, axes) in kind_of(part).kernels.items():
                 if self.kernels is None or attribute in self.kernels:
                     kernel = getattr(getattr(part, "cell", part), attribute)
-                    yield prefix + gain, kernel, axes or _einsum_units(part)[1]
+                    yield prefix + gain, kernel, axes or einsum_units(part)[1]
 
     def _weights(self):
         """`w` of every kernel in use, by the id of the kernel."""
@@ -285,158 +269,19 @@ class WeightNormalization(layers.Wrapper):
         arguments = {name: value for name, value in arguments.items() if name in accepted}
         return arguments if initial_state is None else {**arguments, "initial_state": initial_state}
 
-    def _why_not_initialize(self):
+    def why_not_initialize(self):
         """Why this layer has no data-dependent initialization, or None."""
         layer = self.layer
-        obstacle = _why_not_affine(layer)
+        obstacle = why_not_affine(layer)
         if obstacle:
             return obstacle
-        if not _kind(layer).single:
+        if not kind_of(layer).single:
             return f"{type(layer).__name__} has two kernels"
         if isinstance(layer, layers.EinsumDense) and self.mean_only_batch_norm is None:
-            units, along = _einsum_units(layer)[0], layer.bias_axes
+            units, along = einsum_units(layer)[0], layer.bias_axes
             if along and set(along) != set(units):
                 return f"its bias is along {along!r}, and its units are along {units!r}"
         return None
-
-
-def data_dependent_init(model, batch):
-    """Initializes every `WeightNormalization` of a model, in the order of the data.
-
-    One forward pass in inference mode, in which each layer gets what the layers before it
-    compute once initialized; see `WeightNormalization.initialize`. A layer that is used twice is
-    initialized at its first use. No other variable changes.
-
-    Args:
-        model: a model, which may nest others.
-        batch: `x`, or a tuple `(x, ...)` as in `fit`, where `x` is `(batch, ...)`.
-
-    Returns:
-        The paths, as in `keras_norms.tree.named_layers`, of the layers initialized, in that
-        order. A warning names those that were left out, and why.
-
-    Raises:
-        ValueError: if the model has no `WeightNormalization`.
-
-    Reference:
-        [Weight Normalization](https://arxiv.org/abs/1602.07868), section 3.
-    """
-    x = batch[0] if isinstance(batch, tuple) else batch
-    if not model.built:
-        with keras.StatelessScope():  # creates the weights, changes none
-            model(x, training=False)
-    wrappers = {
-        path: layer
-        for path, layer in named_layers(model).items()
-        if isinstance(layer, WeightNormalization)
-    }
-    if not wrappers:
-        raise ValueError(
-            "data_dependent_init needs a model with WeightNormalization layers. Received: "
-            f"model={model}. Wrap its layers, as in WeightNormalization(Dense(10))."
-        )
-    initialized = []
-
-    def initialize_once(path, layer):
-        def call(inputs, initial_state=None, mask=None, training=None):
-            if path in initialized:
-                return type(layer).call(layer, inputs, mask=mask, training=False)
-            initialized.append(path)
-            return layer.initialize(inputs, mask)
-
-        return call
-
-    left_out = {path: layer._why_not_initialize() for path, layer in wrappers.items()}
-    able = {path: layer for path, layer in wrappers.items() if not left_out[path]}
-    with keras.StatelessScope() as scope:
-        try:
-            for path, layer in able.items():
-                layer.call = initialize_once(path, layer)
-            model(x, training=False)
-        finally:
-            for layer in able.values():
-                del layer.call
-    # The scope has kept all updates back, of seeds and states too. Only these take effect.
-    for path in initialized:
-        del left_out[path]
-        for variable in wrappers[path].variables:
-            value = scope.get_current_value(variable)
-            if value is not None:
-                variable.assign(value)
-    if left_out:
-        reasons = [f"{path} ({why or 'not called'})" for path, why in left_out.items()]
-        warnings.warn(f"data_dependent_init left out {', '.join(reasons)}.", stacklevel=2)
-    return initialized
-
-
-def _parts(layer):
-    """The layers in `layer` that have kernels, by the prefix of their gains."""
-    if isinstance(layer, layers.Bidirectional):
-        return {"forward_": layer.forward_layer, "backward_": layer.backward_layer}
-    return {"": layer}
-
-
-def _kind(layer):
-    for kind in _KINDS:
-        if isinstance(layer, tuple(getattr(layers, name) for name in kind.names.split())):
-            return kind
-    known = " ".join(kind.names for kind in _KINDS).replace(" ", ", ")
-    raise ValueError(
-        f"WeightNormalization needs a layer whose kernel it knows: {known}, or Bidirectional "
-        f"around an RNN. Received: layer={layer}"
-    )
-
-
-def _einsum_units(layer):
-    """Labels of the output units of an EinsumDense layer, and their axes in the kernel."""
-    operands, output = layer.equation.split("->")
-    kernel = operands.split(",")[1]
-    units = "".join(label for label in kernel if label in output)
-    if not 0 < len(units) < len(kernel):
-        raise ValueError(
-            "WeightNormalization needs an EinsumDense kernel with axes that are output units "
-            f"and axes that are summed over. Received: equation={layer.equation!r}"
-        )
-    return units, tuple(kernel.index(label) for label in units)
-
-
-def _why_not_affine(layer):
-    """Why the output units of `activation(w.x + bias)` are not to be had in `layer`, or None."""
-    if not all(_kind(part).affine for part in _parts(layer).values()):
-        return f"{type(layer).__name__} does not compute activation(w.x + bias)"
-    if isinstance(layer, layers.EinsumDense):
-        units, _ = _einsum_units(layer)
-        if not layer.equation.endswith(units):
-            return f"the units {units!r} are not the last axes of the output in {layer.equation!r}"
-    return None
-
-
-def _channel_axis(layer):
-    return 1 if getattr(layer, "data_format", None) == "channels_first" else -1
-
-
-def _unit_sizes(layer):
-    """The sizes of the last axes of the output, over which EinsumDense units may extend."""
-    if isinstance(layer, layers.EinsumDense):
-        return tuple(layer.kernel.shape[axis] for axis in _einsum_units(layer)[1])
-    return (-1,)
-
-
-def _join_units(layer, x):
-    """`x` with the axes of units, of which an EinsumDense output may have several, as one."""
-    sizes = _unit_sizes(layer)
-    if len(sizes) == 1:
-        return x
-    return ops.reshape(x, (*ops.shape(x)[: -len(sizes)], math.prod(sizes)))
-
-
-def _with_bias(layer):
-    """The config that gives `layer` a bias for every unit."""
-    if not isinstance(layer, layers.EinsumDense):
-        return {"use_bias": True}
-    covered = set(_einsum_units(layer)[0]) | set(layer.bias_axes or "")
-    output = layer.equation.split("->")[1]
-    return {"bias_axes": "".join(label for label in output if label in covered)}
 
 
 def _without_build(config):
@@ -447,7 +292,7 @@ def _without_build(config):
 
 
 def _value(variable):
-    """The value of a variable as it is stored: in a call Keras would cast it to compute in."""
+    """The value of a variable in its own dtype. Within a call, Keras would cast it."""
     with AutocastScope(None):
         return ops.convert_to_tensor(variable.value)
 

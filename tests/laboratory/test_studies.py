@@ -496,7 +496,7 @@ def test_a_plan_can_be_run(name, scale):
         if hasattr(task, "model"):
             assert task.model in catalog.entries()
             for norm in getattr(task, "norms", None) or [task.norm]:
-                zoo.norms.resolve(norm, host(task, getattr(task, "dataset", "digits")))
+                zoo.norms.norm_for(host(task, getattr(task, "dataset", "digits")), norm)
 
 
 @pytest.mark.parametrize("name", STUDIES)

@@ -30,13 +30,13 @@ def calls(monkeypatch):
     """How often layers were fused, which small ones are as well here."""
     monkeypatch.setattr(fused, "LEAST_ELEMENTS", 0)
     count = collections.Counter()
-    apply = fused.apply
+    apply = fused.normalize
 
     def counted(layer, inputs):
         count[layer.name] += 1
         return apply(layer, inputs)
 
-    monkeypatch.setattr(fused, "apply", counted)
+    monkeypatch.setattr(fused, "normalize", counted)
     return count
 
 
@@ -246,9 +246,9 @@ class Shifted(keras_norms.InstanceNormalization):
 
     calls = 0
 
-    def mean_and_inverse_std(self, instance, batch):
+    def mean_and_inverse_std(self, instance, batch, weights):
         self.calls += 1
-        mean, inverse_std = super().mean_and_inverse_std(instance, batch)
+        mean, inverse_std = super().mean_and_inverse_std(instance, batch, weights)
         return mean + self.calls, inverse_std
 
 

@@ -210,17 +210,17 @@ def test_apply_has_no_effect_and_move_has_it(norm, max_steps, rng):
     layer.build(TOKENS.shape)
     x, mask = tensor(rng.normal(2, 3, TOKENS.shape)), tensor(TOKENS.mask(rng))
     before = values(layer)
-    y, batch = layer.apply(x, True, mask)
+    y, batch = layer.normalize(x, True, mask)
     for name, value in values(layer).items():
         np.testing.assert_array_equal(value, before[name])
-    layer.move(batch)
+    layer.update_moving(batch)
     moved = values(layer)
     for name, value in before.items():
         getattr(layer, name).assign(value)
     assert_close(to_numpy(layer(x, training=True, mask=mask)), to_numpy(y), 0)
     for name, value in values(layer).items():
         assert_close(value, moved[name], 1e-12)
-    inference, batch = layer.apply(x, False, mask)
+    inference, batch = layer.normalize(x, False, mask)
     assert batch is None
     assert_close(to_numpy(layer(x, mask=mask)), to_numpy(inference), 0)
 
@@ -235,13 +235,13 @@ def test_piece_by_piece_equals_all_at_once(norm, training, layout, rng):
     outputs, moves = [], []
     for first, numbers in ((0, [0, 1]), (ops.convert_to_tensor(2, "int32"), [2]), (3, [3])):
         here, valid = (tensor(layout.steps(a, *numbers)) for a in (x, mask))
-        part, batch = pieces.apply(here, training, valid, first)
+        part, batch = pieces.normalize(here, training, valid, first)
         outputs.append(to_numpy(part))
         moves.append((batch, first))
     for batch, first in moves:
         assert (batch is None) == (not training)
         if training:
-            pieces.move(batch, first)
+            pieces.update_moving(batch, first)
     assert_close(np.concatenate(outputs, layout.time), layout.steps(y, 0, 1, 2, 3))
     for name, value in values(whole).items():
         assert_close(values(pieces)[name], value)

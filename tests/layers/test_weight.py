@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
-from keras_norms.weight import WeightNormalization, data_dependent_init
+from keras_norms import WeightNormalization, data_dependent_init
 from tests.support.child import ROOT, run_code
 
 MEAN_ONLY = {"mean_only_batch_norm": True}
@@ -872,7 +872,7 @@ def test_two_replicas_are_one():
 
         import keras, numpy as np
         from keras import layers
-        from keras_norms.weight import WeightNormalization, data_dependent_init
+        from keras_norms import WeightNormalization, data_dependent_init
 
         generator = np.random.default_rng(0)
         x = generator.normal(size=(8, 7, 3)).astype("float32")

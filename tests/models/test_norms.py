@@ -23,10 +23,10 @@ def test_table_covers_all_norms_and_agrees_with_the_layers():
 def test_resolves_what_the_table_supports(model):
     for name, row in norms.SUPPORT.items():
         if row[model]:
-            assert norms.resolve(name, model) == keras_norms.get(name)
+            assert norms.norm_for(model, name) == keras_norms.get(name)
         else:
             with pytest.raises(ValueError, match=f"The norm {name!r} pools positions"):
-                norms.resolve(name, model)
+                norms.norm_for(model, name)
 
 
 def test_specs_of_every_form_that_need_positions():
@@ -40,9 +40,9 @@ def test_specs_of_every_form_that_need_positions():
     ]
     for spec in forms:
         assert keras_norms.get(spec).needs_spatial_axis, spec
-        norms.resolve(spec, "transformer")
+        norms.norm_for("transformer", spec)
         with pytest.raises(ValueError, match="offers none: a vector has none. Use one of 'none'"):
-            norms.resolve(spec, "mlp")
+            norms.norm_for("mlp", spec)
     for spec in ("sn(statistics=('instance', 'layer'))", "gn(groups=2)", None):
         assert not keras_norms.get(spec).needs_spatial_axis, spec
 
@@ -51,7 +51,7 @@ def test_specs_of_every_form_that_need_positions():
 @pytest.mark.parametrize("spec", PIXELS)
 def test_the_refusal_names_what_works_instead(model, spec):
     with pytest.raises(ValueError, match=f"the {model} model") as caught:
-        norms.resolve(spec, model)
+        norms.norm_for(model, spec)
     message = str(caught.value)
     working = message.split("Use one of ")[1].split(". Received")[0]
     assert working.split(", ") == [repr(n) for n in norms.SUPPORT if norms.SUPPORT[n][model]]

@@ -5,8 +5,8 @@ import contextlib
 import numpy as np
 from keras import ops
 
-from keras_norms.base import MovingNormalization
 from keras_norms.moments import Moments, instance_moments, pool, pool_slices
+from keras_norms.moving import MovingNormalization
 from keras_norms.tree import named_layers
 
 
@@ -120,19 +120,19 @@ def _instance_moments(model, batches):
 @contextlib.contextmanager
 def _recording(norm, parts):
     """Makes `norm` hand the moments of each sample that it gets to `parts`."""
-    apply = norm.apply
+    normalize = norm.normalize
 
-    def recorded_apply(inputs, training=None, mask=None, first_step=0):
+    def normalize_and_record(inputs, training=None, mask=None, first_step=0):
         x = ops.cast(inputs, "float32")
         _, _, moments = instance_moments(x, norm.axes, norm._align_mask(mask, x))
         parts.append(moments)
-        return apply(inputs, training, mask, first_step)
+        return normalize(inputs, training, mask, first_step)
 
-    norm.apply = recorded_apply
+    norm.normalize = normalize_and_record
     try:
         yield
     finally:
-        del norm.apply
+        del norm.normalize
 
 
 def _joined(parts):

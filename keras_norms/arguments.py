@@ -1,0 +1,74 @@
+"""Checks of constructor arguments, and how arguments are written into a config."""
+
+import operator
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import keras
+
+# What Keras accepts for these arguments: a name, a config, or an object.
+Initializer = str | Mapping | Callable
+Regularizer = str | Mapping | Callable | None
+Constraint = str | Mapping | Callable | None
+
+
+def is_integer(value: Any) -> bool:
+    """Whether a value is an integer. A bool is not: as an axis or a count it is a mistake."""
+    try:
+        operator.index(value)
+    except TypeError:
+        return False
+    return not isinstance(value, bool)
+
+
+def integer(name: str, value: Any) -> int:
+    """`value` as an int.
+
+    Raises:
+        ValueError: if it is no integer.
+    """
+    if not is_integer(value):
+        raise ValueError(f"`{name}` must be an int. Received: {name}={value!r}")
+    return operator.index(value)
+
+
+def positive(name: str, value: Any) -> int:
+    """`value` as a positive int.
+
+    Raises:
+        ValueError: if it is none.
+    """
+    if not is_integer(value) or value < 1:
+        raise ValueError(f"`{name}` must be a positive int. Received: {name}={value!r}")
+    return operator.index(value)
+
+
+def number(name: str, value: Any) -> float:
+    """`value` as a float.
+
+    Raises:
+        ValueError: if it is no number.
+    """
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"`{name}` must be a number. Received: {name}={value!r}") from error
+
+
+def initializer(name: str, value: Any) -> Callable:
+    """The initializer that `value` names.
+
+    Raises:
+        ValueError: for None. Keras would then choose an initializer for kernels, which draws
+            random numbers.
+    """
+    if value is None:
+        raise ValueError(f"`{name}` must be an initializer. Received: {name}=None")
+    return keras.initializers.get(value)
+
+
+def serialize(value: Any) -> Any:
+    """`value` as a config holds it."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    return list(value) if isinstance(value, tuple) else keras.saving.serialize_keras_object(value)

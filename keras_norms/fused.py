@@ -12,6 +12,7 @@ is kept, and three numbers for each channel of each sample.
 
 import functools
 import math
+import threading
 from typing import TYPE_CHECKING
 
 import keras
@@ -66,7 +67,7 @@ def normalize(layer: "Normalization", inputs: Tensor) -> tuple[Tensor, Moments |
         for name, value in layer.arguments().items()
         if not name.endswith(("_initializer", "_regularizer", "_constraint"))
     }
-    run = _program(
+    run = _programs.program(
         type(layer),
         tuple(settings.items()),
         layer.compute_dtype,
@@ -78,8 +79,7 @@ def normalize(layer: "Normalization", inputs: Tensor) -> tuple[Tensor, Moments |
     return y, Moments(*batch) if batch else None
 
 
-@functools.lru_cache(256)
-def _program(cls, settings, compute_dtype, sizes, input_dtype):
+def _make_program(cls, settings, compute_dtype, sizes, input_dtype):
     """A function `(x, weights) -> (y, batch)`, for all layers and inputs with these properties.
 
     `weights` are those of the layer by name, so that layers share a program and no model is
@@ -118,15 +118,14 @@ def _program(cls, settings, compute_dtype, sizes, input_dtype):
     def backward(x, saved, weights, dy, d_batch):
         x, dy = ops.cast(x, dtype), ops.cast(dy, dtype)
         pivot, offset, variance = saved
-        with tf.GradientTape() as tape:
-            tape.watch((offset, variance, weights))
-            scale, shift, batch = coefficients(x, pivot, offset, variance, weights)
+        scale, shift, batch = coefficients(x, pivot, offset, variance, weights)
         d_scale = _sum_like(scale, _sum(dy * (x - pivot), spatial))
         d_shift = _sum_like(shift, _sum(dy, spatial))
-        d_offset, d_variance, d_weights = tape.gradient(
-            (scale, shift, *batch[:2]),
-            (offset, variance, weights),
-            (d_scale, d_shift, *d_batch[:2]),
+        # Not by a tape: those of forward-mode differentiation stop what tapes record.
+        d_offset, d_variance, *d_weights = tf.gradients(
+            [scale, shift, *batch[:2]],
+            [offset, variance, *weights.values()],
+            [d_scale, d_shift, *d_batch[:2]],
         )
         size = _size(x, spatial)
         slope = 2 * d_variance / size
@@ -144,7 +143,7 @@ def _program(cls, settings, compute_dtype, sizes, input_dtype):
 
             def gradient(dy, *d_batch):
                 dx, d_weights = backward(x, saved, weights, dy, d_batch)
-                return dx, *(d_weights[name] for name in names)
+                return dx, *d_weights
 
             return (y, batch), gradient
 
@@ -152,6 +151,20 @@ def _program(cls, settings, compute_dtype, sizes, input_dtype):
 
     # TensorFlow registers a custom gradient for good: here once, not in every graph.
     return tf.function(run, autograph=False)
+
+
+class _Programs(threading.local):
+    """The programs of one thread.
+
+    TensorFlow traces the gradient of a function when it is first needed. Two threads that share
+    a function would do that at the same time, which TensorFlow does not support.
+    """
+
+    def __init__(self):
+        self.program = functools.lru_cache(256)(_make_program)
+
+
+_programs = _Programs()
 
 
 def _size(x, axes):
@@ -172,7 +185,8 @@ def _pivot(x, axes):
     for axis in others:
         few[axis] = slice(0, 1)
     x = x[tuple(few)]
-    return ops.sum(x, axes, keepdims=True) / _size(x, axes)
+    # No result depends on the pivot but by rounding, so its gradient is exactly zero.
+    return ops.stop_gradient(ops.sum(x, axes, keepdims=True) / _size(x, axes))
 
 
 def _mean(values, axes):

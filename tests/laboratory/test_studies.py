@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 import zoo.norms
+from keras_norms.output import markdown_table
 from tests.support import child
 from tests.support.fake_task import Fake, double, runs
 from zoo.laboratory import execute, figures, results
@@ -330,7 +331,7 @@ def test_what_is_printed_holds_claims_verdicts_and_failures(tmp_path):
         ["0", "1.0"],
     ]
     header, cells = results.claim_rows(found)
-    written = zoo.markdown_table(header, cells).splitlines()
+    written = markdown_table(header, cells).splitlines()
     assert len(written) == 5 and len({line.count("|") for line in written}) == 1
     for line, verdict, name in zip(
         written[2:], ("holds", "does not", "undecided"), ("up", "far", "so"), strict=True

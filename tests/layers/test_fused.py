@@ -215,7 +215,7 @@ def test_what_is_no_number_stays_in_its_sample(rng, calls):
 
 
 def test_layers_of_one_kind_share_programs(rng, calls):
-    fused._program.cache_clear()
+    fused._programs.program.cache_clear()
     kinds = (
         (SHAPE, {}),
         (SHAPE, {"gamma_initializer": functools.partial(keras.ops.zeros), "name": "another"}),
@@ -227,12 +227,12 @@ def test_layers_of_one_kind_share_programs(rng, calls):
         layer = random_layer(BY_NAME["sn"], shape, rng, **options)
         for one, other in both(layer, rng.normal(3, 2, shape), rng.normal(0, 1, shape)):
             assert_close(other, one, 1e-9)  # each with weights of its own
-        sizes.append(fused._program.cache_info().currsize)
+        sizes.append(fused._programs.program.cache_info().currsize)
     assert sizes == [1, 1, 2, 3]
 
 
 def test_programs_keep_no_model(rng, calls):
-    fused._program.cache_clear()
+    fused._programs.program.cache_clear()
     model = fitted(BY_NAME["sn"], rng)
     assert calls
     layer = weakref.ref(model.layers[1])

@@ -115,7 +115,7 @@ def test_what_the_test_of_leaks_would_find(placement, monkeypatch):
     over_time = types.SimpleNamespace(
         normalize=norm.normalize, wrap=norm.wrap, needs_spatial_axis=True
     )
-    monkeypatch.setattr(module, "resolve", lambda spec, model: over_time)
+    monkeypatch.setattr(module, "norm_for", lambda model, spec: over_time)
     before, _ = change_after(build_random("ln", causal=True, placement=placement), 3)
     assert np.all(np.any(before[0] != before[1], axis=(0, 2)))
 

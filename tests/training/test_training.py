@@ -12,7 +12,7 @@ from keras_norms import analysis
 from tests.support.train_script import record, run_script, script
 from zoo import data, training
 from zoo.resnet import CIFAR, IMAGENET
-from zoo.training import catalog, run_folder
+from zoo.training import catalog, run_folder, trainer
 
 EPOCHS, TRAIN, BATCH, REPLICAS = 2, 300, 16, 2
 STEPS = TRAIN // (BATCH * REPLICAS)
@@ -292,7 +292,7 @@ def test_seed_decides_the_run(small):
 )
 def test_schedules(schedule, warmup, expected):
     options = training.TrainOptions(schedule=schedule, warmup_epochs=warmup, epochs=4)
-    rates = training._schedule(options, rate=2.0, steps=10)
+    rates = trainer._schedule(options, rate=2.0, steps=10)
     for step, rate in expected.items():
         found = rates(step) if callable(rates) else rates
         assert float(found) == pytest.approx(2 * rate, abs=1e-6), step

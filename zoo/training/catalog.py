@@ -84,7 +84,7 @@ def entries():
     }
 
 
-def resolve(options):
+def select_model(options):
     """The model that options ask for, and how it is to be trained.
 
     Args:

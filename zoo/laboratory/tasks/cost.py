@@ -123,14 +123,12 @@ class Profile:
         settings = json.dumps([dataclasses.asdict(self), norm, seed])
         environment = {
             **os.environ,
-            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
             "CUDA_VISIBLE_DEVICES": "-1",
             # The allocator returns large blocks at once: a step would otherwise hide in the
             # memory of the one before.
             "MALLOC_MMAP_THRESHOLD_": "100000",
         }
-        # By its name: as a file, it would be the `profile` of the standard library to others.
-        command = [sys.executable, "-m", "laboratory.profile", settings]
+        command = [sys.executable, "-m", "zoo.laboratory.tasks.cost", settings]
         result = subprocess.run(command, capture_output=True, text=True, env=environment)
         if result.returncode:
             raise RuntimeError(f"Memory of norm={norm!r}: {result.stderr[-2000:]}")

@@ -225,6 +225,7 @@ def start(folder, *kinds):
     return child.start("-m", "tests.support.fake_task", folder, *kinds, stderr=subprocess.DEVNULL)
 
 
+@pytest.mark.process
 def test_told_to_end_and_gone_on_with(tmp_path):
     kinds = ("quick", "saves", "waits", "quick", "quick", "quick", "quick")
     process = start(tmp_path, *kinds)
@@ -250,6 +251,7 @@ def test_told_to_end_and_gone_on_with(tmp_path):
     assert sorted(begun.read_text().split()) == [f"run{i}-s1" for i in range(1, 7)]
 
 
+@pytest.mark.process
 @pytest.mark.slow
 def test_a_process_that_dies_stops_no_other(tmp_path):
     out, _ = start(tmp_path, "quick", "dies", "fails", "quick", "quick").communicate(timeout=240)

@@ -73,6 +73,7 @@ def changes(folder):
     return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.process
 def test_a_study_is_run_once(tmp_path):
     folder = tmp_path / "synthetic-smoke"
     first = smoke("synthetic", tmp_path)
@@ -85,6 +86,7 @@ def test_a_study_is_run_once(tmp_path):
     assert result["command"].startswith("python scripts/study.py synthetic --scale smoke")
 
 
+@pytest.mark.process
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in STUDIES if name != "synthetic"])
 def test_a_small_version_of_every_study(name, tmp_path):

@@ -23,12 +23,14 @@ FAST = {  # the tests are small; compiling them is what takes time
 }
 
 
+@pytest.mark.process
 def test_the_laws_on_jax():
     files = (f"tests/layers/test_{name}.py" for name in ("laws", "masks", "lstm"))
     chosen = "test_laws or (test_masks and truncated) or (test_lstm and formulas and zeros)"
     run_tests(*files, "-k", chosen, "-m", "not slow", **FAST)
 
 
+@pytest.mark.process
 @pytest.mark.slow
 def test_all_neutral_tests_on_jax():
     run_tests(*NEUTRAL, "-m", "not slow", **FAST)

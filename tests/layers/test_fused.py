@@ -374,6 +374,7 @@ def test_fit_on_one_replica(rng, calls):
     assert calls and all(np.isfinite(weight).all() for weight in model.get_weights())
 
 
+@pytest.mark.process
 @pytest.mark.slow
 def test_what_else_is_known_of_the_layers():
     """Tests that know nothing of the programs, with all that can be fused."""

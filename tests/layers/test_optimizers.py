@@ -100,6 +100,7 @@ def test_decoupled_decay_spares_the_same_variables(decay_controls):
     assert not moved & {"sn/gamma", "sn/beta", "bin/gate", "rms/scale", "conv1/bias"}
 
 
+@pytest.mark.process
 def test_holds_after_save_and_load_in_another_process(tmp_path):
     net = model()
     optimizer = keras_norms.configure_optimizer(

@@ -19,21 +19,25 @@ GROUPS = {
 }
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("group", GROUPS)
 def test_replicas(group):
     run_tests(GROUPS[group], "-m", "not slow", "-k", group)
 
 
+@pytest.mark.process
 @pytest.mark.slow
 @pytest.mark.parametrize("group", GROUPS)
 def test_replicas_all_cases(group):
     run_tests(GROUPS[group], "-m", "slow", "-k", group)
 
 
+@pytest.mark.process
 def test_two_devices_of_jax():
     run_tests("tests/layers/data_parallel.py", "-m", "not slow", **JAX)
 
 
+@pytest.mark.process
 @pytest.mark.slow
 def test_two_devices_of_jax_all_cases():
     run_tests("tests/layers/data_parallel.py", "-m", "slow", **JAX)
@@ -61,6 +65,7 @@ def test_figures_in_the_documentation():
         check(table)
 
 
+@pytest.mark.process
 @pytest.mark.slow
 def test_the_script_that_makes_them(tmp_path):
     output = tmp_path / "replicas.md"

@@ -838,6 +838,7 @@ def scenario():
     return numbers | {f"{i} {v.name}": array(v) for i, v in enumerate(model.variables)}
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("backend", ["jax", pytest.param("torch", marks=pytest.mark.slow)])
 def test_other_backends_agree(backend, tmp_path):
     if importlib.util.find_spec(backend) is None:
@@ -859,6 +860,7 @@ def test_other_backends_agree(backend, tmp_path):
             np.testing.assert_allclose(numbers[name], expected[name], atol=2e-5, err_msg=name)
 
 
+@pytest.mark.process
 def test_two_replicas_are_one():
     run_code(
         """

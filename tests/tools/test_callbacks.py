@@ -328,6 +328,7 @@ def test_bad_every(tmp_path, every):
         SwitchLogger(tmp_path, every=every)
 
 
+@pytest.mark.process
 def test_mirrored_strategy(tmp_path):
     code = f"""
         import tensorflow as tf
@@ -349,6 +350,7 @@ def test_mirrored_strategy(tmp_path):
     assert curve[10] == pytest.approx(share, rel=1e-6)
 
 
+@pytest.mark.process
 def test_jax(tmp_path):
     code = f"""
         from tests.tools import test_callbacks as t
@@ -363,6 +365,7 @@ def test_jax(tmp_path):
     assert curve[10] == pytest.approx(share, rel=1e-6)
 
 
+@pytest.mark.process
 def test_without_tensorflow_the_error_names_the_extra(tmp_path):
     code = f"""
         import sys

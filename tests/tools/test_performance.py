@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from tests.support.child import run
 from tests.support.norms import needs_tensorflow
 
@@ -14,6 +16,7 @@ def performance(*arguments):
     return result.stdout
 
 
+@pytest.mark.process
 def test_figures_are_written_and_compared(tmp_path):
     output, record = tmp_path / "P.md", tmp_path / "performance.json"
     output.write_text("# What norms cost\n\nText.\n\n## Figures\n\nold\n")

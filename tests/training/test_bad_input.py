@@ -284,6 +284,7 @@ def test_a_folder_without_permission(tmp_path):
     assert code == 2 and "cannot be written: Permission denied. Choose another" in line
 
 
+@pytest.mark.process
 def test_errors_are_all_that_a_process_says(whole, tmp_path):
     shutil.copytree(whole / "images", tmp_path / "images")
     (tmp_path / "images" / "train" / "dog" / "1.png").write_bytes(PNG.numpy()[:150])

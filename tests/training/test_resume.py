@@ -120,6 +120,7 @@ def uninterrupted(tmp_path_factory):
 # Whole runs.
 
 
+@pytest.mark.process
 def test_killed_twice_and_told_to_end(uninterrupted, tmp_path):
     arguments = ("--log-every", "3")
     folder = tmp_path / "run"
@@ -176,6 +177,7 @@ def wait_until_stopped(process, seconds=300):
     assert state.si_code == os.CLD_STOPPED, process.communicate()
 
 
+@pytest.mark.process
 @pytest.mark.slow
 @pytest.mark.parametrize("arguments", [("--log-every", "3"), ()], ids=["3", "epoch"])
 def test_killed_ten_times_anywhere(uninterrupted, tmp_path, arguments, record_property):
@@ -204,6 +206,7 @@ def test_killed_ten_times_anywhere(uninterrupted, tmp_path, arguments, record_pr
     record_property("kills", ", ".join(f"{n} in a {kind}" for kind, n in kills.items()))
 
 
+@pytest.mark.process
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "moment, sent, message",
@@ -220,6 +223,7 @@ def test_told_to_end(uninterrupted, tmp_path, moment, sent, message):
     assert_same_run(tmp_path / "run", uninterrupted())
 
 
+@pytest.mark.process
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
@@ -243,6 +247,7 @@ def test_of_every_kind(uninterrupted, tmp_path, arguments):
     assert_same_run(again, folder)
 
 
+@pytest.mark.process
 @pytest.mark.slow
 def test_the_checkpoint_before_a_damaged_one(uninterrupted, tmp_path):
     folder = tmp_path / "run"
@@ -258,6 +263,7 @@ def small_files():
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 
 
+@pytest.mark.process
 def test_a_full_disk(tmp_path):
     """No file may become longer than what the events of two epochs need."""
     arguments = ["--model", "mlp", "--width", "0.1", "--train-examples", "64", "--epochs", "9"]
@@ -273,6 +279,7 @@ def test_a_full_disk(tmp_path):
     assert steps(tmp_path / "run")["switches", "importance/net/batch"] == list(range(0, 19, 2))
 
 
+@pytest.mark.process
 @pytest.mark.slow
 @pytest.mark.parametrize("size", ["120k", "240k", "400k"])  # the first epoch, the second, the end
 def test_a_full_file_system(uninterrupted, tmp_path, size):

@@ -11,7 +11,7 @@ import tensorflow as tf
 from keras_norms import analysis
 from tests.support.data_sets import store
 from tests.support.train_script import record, run_script, script
-from zoo import data, training
+from zoo import data
 from zoo.data import text
 from zoo.training import trainer
 
@@ -55,6 +55,7 @@ def tag_values(folder, name):
     return [tf.make_ndarray(event.tensor_proto).item() for event in events.Tensors(name)]
 
 
+@pytest.mark.process
 def test_rows_of_digits_on_two_replicas(tmp_path):
     folder = tmp_path / "run"
     options = {"model": "lstm", "norm": "sn", "train_examples": 64, "test_examples": 20}

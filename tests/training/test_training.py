@@ -54,6 +54,7 @@ def load(path):
 # What a run writes.
 
 
+@pytest.mark.process
 def test_output_tells_batch_rate_and_results(run):
     folder, output = run
     assert "global batch: 32 = 16 x 2 replica(s), 9 steps per epoch" in output
@@ -64,6 +65,7 @@ def test_output_tells_batch_rate_and_results(run):
     assert f"tensorboard --logdir {folder}" in output
 
 
+@pytest.mark.process
 def test_record_is_complete(run):
     folder, _ = run
     content = record(folder)
@@ -85,6 +87,7 @@ def test_record_is_complete(run):
     assert results["accuracy"] == history["val_accuracy"][-1]
 
 
+@pytest.mark.process
 def test_saved_model_exported_and_checkpoint_agree(run):
     folder, _ = run
     results = record(folder)["results"]
@@ -106,6 +109,7 @@ def test_saved_model_exported_and_checkpoint_agree(run):
     assert int(model.optimizer.iterations) == EPOCHS * STEPS
 
 
+@pytest.mark.process
 def test_events_can_be_read(run):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -143,6 +147,7 @@ def test_help_explains_every_option():
         assert f"--{field.name.replace('_', '-')} " in out.replace(",", " ")
 
 
+@pytest.mark.process
 def test_a_bad_norm_is_one_line():
     done = run_script("--norm", "sm")
     assert done.returncode == 2 and not done.stdout

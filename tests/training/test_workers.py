@@ -54,6 +54,7 @@ def assert_same_run(one, other):
         np.testing.assert_allclose(values, other["results"]["history"][name], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.process
 def test_two_workers_are_one_process(tmp_path):
     folder = tmp_path / "workers" / "run"
     folder.parent.mkdir()
@@ -71,6 +72,7 @@ def test_two_workers_are_one_process(tmp_path):
         np.testing.assert_allclose(mine, theirs, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.process
 def test_replicas_are_not_chosen_twice(tmp_path):
     config = {"cluster": {"worker": ["localhost:1", "localhost:2"]}}
     config["task"] = {"type": "worker", "index": 0}
@@ -82,6 +84,7 @@ def test_replicas_are_not_chosen_twice(tmp_path):
     assert done.returncode == 2 and "Leave --replicas out" in done.stderr
 
 
+@pytest.mark.process
 @pytest.mark.slow
 def test_a_killed_worker_ends_the_run_and_a_restart_resumes(tmp_path):
     folder = tmp_path / "workers" / "run"

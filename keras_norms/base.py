@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import keras
 from keras import ops
 
-from keras_norms import fused
+from keras_norms import fused, ragged
 from keras_norms.arguments import (
     Constraint,
     Initializer,
@@ -164,6 +164,10 @@ class Normalization(keras.layers.Layer):
             `(outputs, batch)`, where `batch` is what `update_moving` takes, or None if this call
             updates nothing.
         """
+        if ragged.is_ragged(inputs):
+            padded, valid = ragged.pad(inputs)
+            outputs, batch = self.normalize(padded, training, valid, first_step)
+            return ragged.cut(outputs, valid, inputs), batch
         needs_moments = self._needs_moments(training)
         if needs_moments and fused.can_fuse(self, inputs, training, mask):
             return fused.normalize(self, inputs)
@@ -276,8 +280,20 @@ class Normalization(keras.layers.Layer):
         spatial = tuple(a for a in range(rank) if a != channel and a not in batch)
         return Axes(batch, spatial, channel)
 
-    def _add_weight(self, name: str, *shape: int, **kwargs: Any) -> keras.Variable:
-        """A weight, with what the constructor's `{name}_*` arguments say of it."""
+    def _add_weight(
+        self, name: str, *shape: int, precise: bool = False, **kwargs: Any
+    ) -> keras.Variable:
+        """A weight, with what the constructor's `{name}_*` arguments say of it.
+
+        Args:
+            name: str, its name.
+            *shape: ints, its shape.
+            precise: whether it has at least float32, whatever the variable dtype. What changes
+                by small steps needs that: in bfloat16, a step below 1/256 of the value is lost.
+            **kwargs: arguments of `add_weight`.
+        """
+        if precise:
+            kwargs["dtype"] = keras.backend.result_type(self.variable_dtype, "float32")
         for option in ("initializer", "regularizer", "constraint"):
             kwargs.setdefault(option, getattr(self, f"{name}_{option}", None))
         return self.add_weight(name=name, shape=shape, autocast=False, **kwargs)

@@ -71,7 +71,7 @@ class BatchInstanceNormalization(MovingNormalization):
     def build(self, input_shape: Shape) -> None:
         super().build(input_shape)
         channels = input_shape[self.axes.channel]
-        self.gate = self._add_weight("gate", channels, constraint=UnitInterval())
+        self.gate = self._add_weight("gate", channels, precise=True, constraint=UnitInterval())
 
     def mean_and_inverse_std(
         self, instance: Moments, batch: Moments, weights: Mapping[str, Any]

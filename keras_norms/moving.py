@@ -1,5 +1,6 @@
 """What all normalizations with batch statistics share: the moving ones that inference uses."""
 
+import math
 from typing import Any
 
 import keras
@@ -17,6 +18,7 @@ from keras_norms.moments import (
     pool,
     pool_replicas,
     pool_slices,
+    replica_context,
 )
 
 
@@ -120,6 +122,17 @@ class MovingNormalization(Normalization):
             self.update_moving(batch)
         return outputs
 
+    def normalize(
+        self,
+        inputs: Tensor,
+        training: bool | None = None,
+        mask: Tensor | None = None,
+        first_step: Any = 0,
+    ) -> tuple[Tensor, Moments | None]:
+        if self.updates_moving(training):
+            self._refuse_single_values(inputs)
+        return super().normalize(inputs, training, mask, first_step)
+
     def updates_moving(self, training: bool | None) -> bool:
         """Whether a call updates the moving statistics."""
         return bool(training and self.trainable and self.has_batch_statistics)
@@ -177,11 +190,11 @@ class MovingNormalization(Normalization):
 
     def _add_moving(self, name: str, channels: int) -> None:
         shape = (channels,) if self.max_steps is None else (self.max_steps, channels)
-        setattr(self, name, self._add_weight(name, *shape, trainable=False))
+        setattr(self, name, self._add_weight(name, *shape, precise=True, trainable=False))
         if self.max_steps is not None and self.moving_steps is None:
             # How many steps have statistics; training need not have seen all.
             self.moving_steps = self._add_weight(
-                "moving_steps", initializer="zeros", trainable=False, dtype="float32"
+                "moving_steps", precise=True, initializer="zeros", trainable=False
             )
 
     def _needs_moments(self, training: bool | None) -> bool:
@@ -204,6 +217,23 @@ class MovingNormalization(Normalization):
         batch = pool(instance, axes)
         batch = pool_replicas(batch) if self.synchronized else batch
         return batch, batch
+
+    def _refuse_single_values(self, x: Tensor) -> None:
+        """Raises where a batch is known to have one value a channel, and nothing else is used."""
+        if self._needs_sample_moments or (self.synchronized and replica_context() is not None):
+            return
+        sizes = {axis: x.shape[axis] for axis in (*self.pooled_axes, *self.axes.spatial)}
+        if self.ghost_batch_size and sizes[self.axes.batch[0]] is not None:
+            first = self.axes.batch[0]
+            sizes[first] = min(sizes[first], self.ghost_batch_size)
+        if None not in sizes.values() and math.prod(sizes.values()) == 1:
+            raise ValueError(
+                f"{type(self).__name__} would take the statistics of a batch from one value for "
+                "each channel, and its output would not depend on the input. Train on more "
+                "samples or positions, or use statistics of single samples (GroupNormalization). "
+                f"Received: inputs.shape={tuple(x.shape)}, ghost_batch_size="
+                f"{self.ghost_batch_size}"
+            )
 
     @property
     def _time(self) -> int | None:

@@ -103,6 +103,7 @@ class SwitchableNormalization(MovingNormalization):
             weight = self._add_weight(
                 name,
                 len(self._in_use),
+                precise=True,
                 initializer=self.logits_initializer,
                 regularizer=self.logits_regularizer,
             )

@@ -190,3 +190,26 @@ def test_names_are_public():
 def test_statistics_is_a_sequence_of_names(statistics):
     with pytest.raises(ValueError, match="`statistics`.*Received"):
         keras_norms.SwitchableNormalization(statistics=statistics)
+
+
+ONE_VALUE = {
+    "vectors": ((1, 10), {}),
+    "maps of one pixel": ((1, 1, 1, 10), {}),
+    "ghost batches of one": ((4, 10), {"ghost_batch_size": 1}),
+    "one sequence a step": ((1, 3, 10), {"batch_axis": (0, 1), "max_steps": 2}),
+}
+
+
+@pytest.mark.parametrize("name", ["bn", "mean_only_bn"])
+@pytest.mark.parametrize("case", ONE_VALUE)
+def test_one_value_a_channel(name, case):
+    shape, options = ONE_VALUE[case]
+    layer = BY_NAME[name](**options)
+    x = np.ones(shape, "float32")
+    layer(x, training=False)
+    with pytest.raises(ValueError, match=says("one value", str(shape), "GroupNormalization")):
+        layer(x, training=True)
+    layer.trainable = False
+    layer(x, training=True)
+    for other in ("sn", "ln"):
+        assert np.isfinite(BY_NAME[other]()(np.ones((1, 10), "float32"), training=True)).all()

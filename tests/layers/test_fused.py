@@ -4,6 +4,7 @@ import collections
 import functools
 import gc
 import math
+import threading
 import weakref
 
 import keras
@@ -212,6 +213,72 @@ def test_what_is_no_number_stays_in_its_sample(rng, calls):
     function(layer, 1.0)(tf.constant(x))
     assert np.isnan(values(layer)["moving_variance"]).any()
     assert len(calls) == 5
+
+
+@over(FUSIBLE)
+def test_forward_mode_is_that_of_finite_differences(norm, rng, calls):
+    layer = random_layer(norm, SHAPE, rng)
+    x, direction, weight = (tf.constant(rng.normal(2, 3, SHAPE)) for _ in range(3))
+
+    def value(x):
+        return tf.reduce_sum(tf.sin(layer(x, training=True)) * weight)
+
+    @tf.function
+    def slope(x, direction):
+        with tf.autodiff.ForwardAccumulator(x, direction) as accumulator:
+            y = value(x)
+        return accumulator.jvp(y)
+
+    step = 1e-5
+    expected = (value(x + step * direction) - value(x - step * direction)) / (2 * step)
+    assert_close(slope(x, direction), expected, 1e-5)
+    assert calls
+
+
+@over(FUSIBLE)
+def test_a_gradient_penalty_in_float32(norm, rng):
+    """The gradient of the squared gradient is as precise as by the layers' own path."""
+    shape = (8, 32, 32, 16)
+    x, weight = rng.normal(2, 2, shape), rng.normal(0, 1, shape)
+
+    def penalty_slope(dtype, fusible):
+        layer = norm(dtype=dtype)
+        layer.build(shape)
+        layer.fusible = fusible
+
+        @tf.function
+        def slope(x):
+            with tf.GradientTape() as outer:
+                outer.watch(x)
+                with tf.GradientTape() as tape:
+                    tape.watch(x)
+                    y = tf.reduce_sum(layer(x, training=True) * tf.constant(weight, dtype))
+                penalty = tf.reduce_sum(tf.square(tape.gradient(y, x)))
+            return outer.gradient(penalty, x)
+
+        return slope(tf.constant(x, dtype)).numpy().astype("float64")
+
+    expected = penalty_slope("float64", False)
+    error = penalty_slope("float32", True) - expected
+    assert np.linalg.norm(error) < 1e-5 * np.linalg.norm(expected)
+
+
+def test_threads_train_models_of_their_own(calls):
+    """Sixteen at a time, each with its model, whose programs no other thread has."""
+    failures = []
+
+    def train(index):
+        try:
+            fitted(FUSIBLE[index % len(FUSIBLE)], np.random.default_rng(index))
+        except Exception as error:  # whatever TensorFlow makes of a race
+            failures.append(repr(error))
+
+    threads = [threading.Thread(target=train, args=(index,)) for index in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures and len(calls) == 16
 
 
 def test_layers_of_one_kind_share_programs(rng, calls):

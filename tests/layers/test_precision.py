@@ -12,6 +12,7 @@ from tests.support import reference
 from tests.support.norms import (
     BACKEND,
     BY_NAME,
+    MOVING,
     NORMS,
     assert_close,
     needs_tensorflow,
@@ -215,3 +216,21 @@ def test_a_mixed_precision_model_trains(rng):
     history = model.fit(*data, batch_size=4, epochs=3, verbose=0)
     assert np.isfinite(history.history["loss"]).all()
     assert history.history["loss"][-1] < history.history["loss"][0]
+
+
+@over(MOVING)
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_moving_statistics_arrive_in_pure_half_precision(norm, dtype, rng):
+    """They take steps of 1 percent, which a weight in half precision would lose on the way."""
+    x = rng.normal(2, 1, (512, 2, 8))
+    layer = built(norm(dtype=dtype, momentum=0.99), x.shape)
+    batch = x.astype("float32").mean((0, 1)), x.astype("float32").var((0, 1))
+    for _ in range(600):
+        forward(layer, x.astype("float32"), True)
+    names = [name for name in ("moving_mean", "moving_variance") if name in values(layer)]
+    for name, expected in zip(names, batch, strict=False):
+        np.testing.assert_allclose(values(layer)[name], expected, rtol=0.01)
+    for variable in layer.weights:
+        controls = variable.name in layer.control_weights
+        precise = controls or variable.name.startswith("moving_")
+        assert variable.dtype == ("float32" if precise else dtype)

@@ -172,6 +172,7 @@ def test_the_site_is_built_without_warnings(tmp_path):
     pages = "".join(page.read_text() for page in (site / "api").rglob("*.html"))
     for name in ("get", "BatchNormalization", "callbacks.SwitchLogger", "moments.pool"):
         assert f'id="keras_norms.{name}"' in pages
+    assert "<blockquote>" not in pages  # what `>>>` would be
     assert 'src="preferences.png"' in (site / "index.html").read_text()
 
 

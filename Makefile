@@ -1,6 +1,7 @@
 # make preferences   train a switchable-norm ResNet-20 on digits and show what each layer chose
 # make test          the tests (15 minutes at most on 2 cores)
 # make test-all      the full matrices as well
+# make docs          the README, the docs and the reference as pages in site/
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
@@ -9,7 +10,7 @@ RUN ?= runs/preferences
 NEUTRAL = $(patsubst %,tests/test_%.py,laws masks precision errors oracles serialization properties \
 	registry optimizers statistics)
 
-.PHONY: preferences test test-all test-torch lint format benchmark clean
+.PHONY: preferences test test-all test-torch lint format benchmark docs clean
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or newer is needed: make PYTHON=python3.11 ..."'
@@ -39,6 +40,9 @@ lint: $(VENV)/installed
 format: $(VENV)/installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(VENV)/installed
+	$(BIN)/mkdocs build --strict
 
 benchmark: $(VENV)/installed
 	$(BIN)/python benchmarks/performance.py

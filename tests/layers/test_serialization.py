@@ -79,7 +79,7 @@ def everything(norm):
             "gamma_regularizer": keras.regularizers.L1L2(0.1, 0.2),
             "gamma_constraint": keras.constraints.MaxNorm(2.0),
         }
-    if issubclass(norm.cls, keras_norms.base.MovingNormalization):
+    if issubclass(norm.cls, keras_norms.moving.MovingNormalization):
         options |= {
             "momentum": 0.75,
             "synchronized": True,

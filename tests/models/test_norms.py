@@ -66,6 +66,6 @@ def support_table():
     return markdown_table(["norm", *norms.MODELS], lines)
 
 
-def test_the_readme_shows_the_table():
+def test_the_docs_show_the_table():
     assert "| `bin` | yes | yes | yes | no | no | no |" in support_table()
-    assert support_table() in (ROOT / "README.md").read_text()
+    assert support_table() in (ROOT / "docs" / "TRAINING.md").read_text()

@@ -1,16 +1,19 @@
 # make preferences   train a switchable-norm ResNet-20 on digits and show what each layer chose
-# make test          the tests (15 minutes at most on 2 cores)
+# make check         lint, and the tests of the core (2 minutes)
+# make test          the tests (10 minutes on 2 cores)
 # make test-all      the full matrices as well
 # make docs          the README, the docs and the reference as pages in site/
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 RUN ?= runs/preferences
-# Tests that need no TensorFlow.
-NEUTRAL = $(patsubst %,tests/test_%.py,laws masks precision errors oracles serialization properties \
-	registry optimizers statistics)
+# What a change of a layer breaks first.
+CORE = keras_norms tests/tools/test_imports.py tests/tools/test_public_api.py $(patsubst \
+	%,tests/layers/test_%.py,laws errors masks registry precision statistics oracles)
+# An idle process takes over tests of a busy one, so that both end together.
+PYTEST = $(BIN)/python -m pytest -n 2 --dist worksteal
 
-.PHONY: preferences test test-all test-torch lint format benchmark docs clean
+.PHONY: preferences check test test-all test-torch lint format benchmark docs clean
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or newer is needed: make PYTHON=python3.11 ..."'
@@ -23,15 +26,18 @@ preferences: $(VENV)/installed
 		--epochs 30 --learning-rate 0.4 --log-dir $(RUN) --overwrite
 	$(BIN)/python scripts/preferences.py $(RUN)
 
+check: $(VENV)/installed lint
+	$(PYTEST) -m "not slow and not process" $(CORE)
+
 test: $(VENV)/installed lint
-	$(BIN)/python -m pytest -n 2 -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-all: $(VENV)/installed lint
-	$(BIN)/python -m pytest -n 2
+	$(PYTEST)
 
 test-torch: $(VENV)/installed
 	$(BIN)/python -c "import torch" || $(BIN)/pip install --disable-pip-version-check torch
-	KERAS_BACKEND=torch $(BIN)/python -m pytest -n 2 -m "not slow" $(NEUTRAL)
+	KERAS_BACKEND=torch $(PYTEST) -m "not slow and not process" tests/layers
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""The norms on replicas against one. Run by test_replicas.py, or `pytest tests/replicas.py`.
+"""The norms on replicas against one. Run by test_replicas.py, or `pytest tests/layers/replicas.py`.
 
 Not named test_*, because logical devices must be there before TensorFlow starts.
 """

@@ -1,7 +1,7 @@
 """Keras's own tests, with our classes in the place of Keras's.
 
 The sources come from the installed Keras; nothing of them is copied here. TensorFlow by default;
-`KERAS_BACKEND=jax pytest tests/test_keras_suites.py` runs them on JAX.
+`KERAS_BACKEND=jax pytest tests/layers/test_keras_suites.py` runs them on JAX.
 """
 
 import importlib.util

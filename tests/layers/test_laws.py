@@ -1,6 +1,6 @@
 """What every norm computes, in training and in inference, at every rank and layout.
 
-Runs on every backend: `KERAS_BACKEND=jax pytest tests/test_laws.py`, likewise torch.
+Runs on every backend: `KERAS_BACKEND=jax pytest tests/layers/test_laws.py`, likewise torch.
 """
 
 import itertools

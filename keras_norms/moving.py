@@ -30,7 +30,9 @@ class MovingNormalization(Normalization):
     Args:
         axis: int, the channel axis.
         momentum: float in [0, 1], what one training step keeps of the moving statistics (1
-            minus PyTorch's momentum).
+            minus PyTorch's momentum). A step that computes the layer again for its gradient, as
+            `keras.remat` and `tf.recompute_grad` do, moves them each time: keep the layer out of
+            what is computed again, or use `keras_norms.recalibrate` after training.
         epsilon: float, added to the variance.
         center: whether to add `beta`.
         scale: whether to multiply by `gamma`.
@@ -146,15 +148,10 @@ class MovingNormalization(Normalization):
         """
         if not self.synchronized:
             batch = average_replicas(average(batch, self.pooled_axes))
-        mean, variance, count = self.in_moving_shape(batch, first_step)
-        for moving, value in ((self.moving_mean, mean), (self.moving_variance, variance)):
-            if moving is not None:
-                value = ops.cast(value, moving.dtype)
-                old = ops.convert_to_tensor(moving)
-                new = old * self.momentum + value * (1 - self.momentum)
-                moving.assign(ops.where(count > 0, new, old))
+        batch = self.in_moving_shape(batch, first_step)
+        self._move(batch)
         if self.max_steps is not None:
-            self.moving_steps.assign(ops.maximum(self.moving_steps, steps_seen(count)))
+            self.moving_steps.assign(ops.maximum(self.moving_steps, steps_seen(batch.count)))
 
     def in_moving_shape(self, batch: Moments, first_step: Any) -> Moments:
         """`Moments` of a batch in the shape of the moving statistics."""
@@ -184,13 +181,27 @@ class MovingNormalization(Normalization):
         """The axes of samples that share statistics: all but time, where steps have their own."""
         return tuple(axis for axis in self.axes.batch if axis != self._time)
 
+    def _move(self, batch: Moments) -> None:
+        mean, variance, count = batch
+        self._move_one(self.moving_mean, mean, count, self.momentum)
+        if self.moving_variance is not None:
+            self._move_one(self.moving_variance, variance, count, self.momentum)
+
+    @staticmethod
+    def _move_one(moving: keras.Variable, value: Tensor, count: Tensor, momentum: float) -> None:
+        """Moves a moving statistic toward `value` where there are elements."""
+        old = ops.convert_to_tensor(moving)
+        new = old * momentum + ops.cast(value, moving.dtype) * (1 - momentum)
+        moving.assign(ops.where(count > 0, new, old))
+
     def _build_moving(self, channels: int) -> None:
         self._add_moving("moving_mean", channels)
         self._add_moving("moving_variance", channels)
 
-    def _add_moving(self, name: str, channels: int) -> None:
+    def _add_moving(self, name: str, channels: int, **kwargs: Any) -> None:
         shape = (channels,) if self.max_steps is None else (self.max_steps, channels)
-        setattr(self, name, self._add_weight(name, *shape, precise=True, trainable=False))
+        weight = self._add_weight(name, *shape, precise=True, trainable=False, **kwargs)
+        setattr(self, name, weight)
         if self.max_steps is not None and self.moving_steps is None:
             # How many steps have statistics; training need not have seen all.
             self.moving_steps = self._add_weight(

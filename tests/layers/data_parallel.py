@@ -1,6 +1,6 @@
 """The norms under `keras.distribution.DataParallel`, on two devices. Run by test_replicas.py.
 
-`KERAS_BACKEND=jax XLA_FLAGS=--xla_force_host_platform_device_count=2 pytest tests/layers/data_parallel.py`
+`KERAS_BACKEND=jax XLA_FLAGS=--xla_force_host_platform_device_count=2 pytest` on this file.
 """
 
 import jax

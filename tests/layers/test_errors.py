@@ -91,8 +91,8 @@ def test_momentum(norm, momentum):
 
 @over()
 def test_unknown_argument(norm):
-    with pytest.raises((ValueError, TypeError), match="renorm"):
-        norm(renorm=True)
+    with pytest.raises((ValueError, TypeError), match="renormalise"):
+        norm(renormalise=True)
 
 
 @pytest.mark.parametrize("groups", [0, -2, 1.5, "32", True, None, "Auto", [2]], ids=repr)

@@ -232,5 +232,5 @@ def test_moving_statistics_arrive_in_pure_half_precision(norm, dtype, rng):
         np.testing.assert_allclose(values(layer)[name], expected, rtol=0.01)
     for variable in layer.weights:
         controls = variable.name in layer.control_weights
-        precise = controls or variable.name.startswith("moving_")
+        precise = controls or variable.name.startswith(("moving_", "renorm_"))
         assert variable.dtype == ("float32" if precise else dtype)

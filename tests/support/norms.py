@@ -28,6 +28,8 @@ class Norm:
     moving: bool = False  # Has batch statistics, hence moving ones; else each sample has its own.
     needs_spatial: bool = False  # Refuses inputs without spatial axes.
     refuses_single: bool = False  # Refuses sets that are known to hold a single element.
+    batch_only: bool = False  # Has no other statistics: cannot train on one value a channel.
+    held: bool = False  # Holds a correction constant in training: no gradient passes through it.
 
     def __call__(self, **kwargs):
         return self.cls(**{**self.options, **kwargs})
@@ -40,8 +42,16 @@ class Norm:
 
 
 NORMS = (
-    Norm("bn", keras_norms.BatchNormalization, moving=True),
-    Norm("mean_only_bn", keras_norms.MeanOnlyBatchNormalization, moving=True),
+    Norm("bn", keras_norms.BatchNormalization, moving=True, batch_only=True),
+    Norm(
+        "bn_renorm",
+        keras_norms.BatchNormalization,
+        {"renorm": True, "renorm_clipping": {"rmin": 0.5, "rmax": 2.0, "dmax": 1.0}},
+        moving=True,
+        batch_only=True,
+        held=True,
+    ),
+    Norm("mean_only_bn", keras_norms.MeanOnlyBatchNormalization, moving=True, batch_only=True),
     Norm("gn", keras_norms.GroupNormalization, {"groups": 2}, refuses_single=True),
     Norm("ln", keras_norms.GroupNormalization, {"groups": 1}, refuses_single=True),
     Norm("in", keras_norms.InstanceNormalization, needs_spatial=True, refuses_single=True),
@@ -146,6 +156,9 @@ def randomize(layer, rng):
         "beta": lambda shape: rng.normal(0, 1, shape),
         "moving_mean": lambda shape: rng.normal(0, 1, shape),
         "moving_variance": lambda shape: rng.uniform(0.5, 2, shape),
+        "moving_stddev": lambda shape: rng.uniform(0.5, 2, shape),
+        "renorm_mean": lambda shape: rng.normal(0, 1, shape),
+        "renorm_stddev": lambda shape: rng.uniform(0.5, 2, shape),
         "gate": lambda shape: rng.uniform(0.1, 0.9, shape),
         "mean_logits": lambda shape: rng.normal(0, 1, shape),
         "variance_logits": lambda shape: rng.normal(0, 1, shape),

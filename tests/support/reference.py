@@ -39,14 +39,11 @@ def expected(layer, x, mask=None, training=False, weights=None, target=None):
         mask = np.broadcast_to(mask, restore.shape)
         valid, _ = _flatten(mask, layer.axis, layer.batch_axis)
 
-    moving = {name: w for name, w in weights.items() if name.startswith("moving_")}
-    if training and layer.trainable and moving:
+    moving = {name: w for name, w in weights.items() if name.startswith(("moving_", "renorm_"))}
+    uses_batch = training and layer.trainable and bool(moving)
+    if uses_batch:
         batch = moments(x, valid, (0, 1))
-        seen = valid.any((0, 1))
-        after = {
-            name: np.where(seen, layer.momentum * old + (1 - layer.momentum) * new.ravel(), old)
-            for (name, old), new in zip(moving.items(), batch, strict=False)
-        }
+        after = moved(layer, moving, batch, valid.any((0, 1)))
     else:
         batch = moving.get("moving_mean"), moving.get("moving_variance")
         after = moving
@@ -58,6 +55,13 @@ def expected(layer, x, mask=None, training=False, weights=None, target=None):
     kind = type(layer)
     if kind is keras_norms.BatchNormalization:
         y = standardized(batch)
+        if layer.renorm and uses_batch:
+            renorm_std = np.maximum(weights["renorm_stddev"], np.sqrt(layer.epsilon))
+            limits = {"rmin": 0, "rmax": np.inf, "dmax": np.inf} | layer.renorm_clipping
+            r = np.sqrt(batch[1] + layer.epsilon) / renorm_std
+            d = (batch[0] - weights["renorm_mean"]) / renorm_std
+            y = y * np.clip(r, limits["rmin"], limits["rmax"])
+            y = y + np.clip(d, -limits["dmax"], limits["dmax"])
     elif kind is keras_norms.MeanOnlyBatchNormalization:
         y = target - batch[0]
     elif kind is keras_norms.InstanceNormalization:
@@ -89,6 +93,22 @@ def expected(layer, x, mask=None, training=False, weights=None, target=None):
     else:
         raise NotImplementedError(kind)
     return restore(weights.get("gamma", 1) * y + weights.get("beta", 0)), after
+
+
+def moved(layer, moving, batch, seen):
+    """The moving statistics after a batch, of which some channels may have seen nothing."""
+    mean, variance = (part.ravel() for part in batch)
+    std = np.sqrt(variance + layer.epsilon) if "renorm_stddev" in moving else None
+    new = {"moving_mean": mean, "moving_variance": variance, "moving_stddev": std}
+    new |= {"renorm_mean": mean, "renorm_stddev": std}
+    after = {}
+    for name, old in moving.items():
+        momentum = layer.renorm_momentum if name.startswith("renorm_") else layer.momentum
+        after[name] = np.where(seen, momentum * old + (1 - momentum) * new[name], old)
+    if std is not None:
+        variance = after["moving_stddev"] ** 2 - layer.epsilon
+        after["moving_variance"] = np.where(seen, variance, moving["moving_variance"])
+    return after
 
 
 def moments(x, valid, axes):

@@ -433,7 +433,7 @@ def test_arguments_and_weights_are_those_of_keras(name, options):
     for layer in layers:
         layer.build((2, 4, 32))
     config, other = (layer.get_config() for layer in layers)
-    shared = set(other) - {"name", "renorm", "renorm_clipping", "renorm_momentum"}
+    shared = set(other) - {"name"}
     assert {key: config[key] for key in shared} == {key: other[key] for key in shared}
     assert [w.name for w in layers[0].weights] == [w.name for w in layers[1].weights]
     for kind in ("trainable_weights", "non_trainable_weights"):

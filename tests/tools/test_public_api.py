@@ -7,7 +7,7 @@ import pytest
 
 import keras_norms
 
-# What users reach by `keras_norms.<name>`, with what the public modules define.
+# The classes and functions of `keras_norms` and of its public module `callbacks`.
 PUBLIC = {
     f"{module.__name__}.{name}": getattr(module, name)
     for module in (keras_norms, keras_norms.callbacks)

@@ -104,8 +104,8 @@ class WeightNormalization(layers.Wrapper):
         listed = isinstance(kernels, (tuple, list, set)) and len(kernels) > 0
         if kernels is not None and not (listed and all(k in sorted(known) for k in kernels)):
             raise ValueError(
-                f"`kernels` must list names among {sorted(known)}, the kernels of a "
-                f"{type(layer).__name__} layer. Received: kernels={kernels!r}"
+                f"`kernels` must list names among {sorted(known)} for a {type(layer).__name__} "
+                f"layer. Received: kernels={kernels!r}"
             )
         self.kernels = kernels
         self.mean_only_batch_norm: MeanOnlyBatchNormalization | None = None

@@ -24,8 +24,12 @@ def is_integer(value: Any) -> bool:
 def integer(name: str, value: Any) -> int:
     """`value` as an int.
 
+    Args:
+        name: the argument, for the error message.
+        value: what the user gave for it.
+
     Raises:
-        ValueError: if it is no integer.
+        ValueError: if `value` is not an integer.
     """
     if not is_integer(value):
         raise ValueError(f"`{name}` must be an int. Received: {name}={value!r}")
@@ -35,8 +39,12 @@ def integer(name: str, value: Any) -> int:
 def positive(name: str, value: Any) -> int:
     """`value` as a positive int.
 
+    Args:
+        name: the argument, for the error message.
+        value: what the user gave for it.
+
     Raises:
-        ValueError: if it is none.
+        ValueError: if `value` is not a positive integer.
     """
     if not is_integer(value) or value < 1:
         raise ValueError(f"`{name}` must be a positive int. Received: {name}={value!r}")
@@ -46,8 +54,12 @@ def positive(name: str, value: Any) -> int:
 def number(name: str, value: Any) -> float:
     """`value` as a float.
 
+    Args:
+        name: the argument, for the error message.
+        value: what the user gave for it.
+
     Raises:
-        ValueError: if it is no number.
+        ValueError: if `value` is not a number.
     """
     try:
         return float(value)
@@ -58,9 +70,13 @@ def number(name: str, value: Any) -> float:
 def initializer(name: str, value: Any) -> Callable:
     """The initializer that `value` names.
 
+    Args:
+        name: the argument, for the error message.
+        value: what the user gave for it.
+
     Raises:
-        ValueError: for None. Keras would then choose an initializer for kernels, which draws
-            random numbers.
+        ValueError: if `value` is None. Keras would draw such weights at random, as it does
+            kernels.
     """
     if value is None:
         raise ValueError(f"`{name}` must be an initializer. Received: {name}=None")
@@ -68,7 +84,7 @@ def initializer(name: str, value: Any) -> Callable:
 
 
 def serialize(value: Any) -> Any:
-    """`value` as a config holds it."""
+    """`value` in the form in which a config holds it."""
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     return list(value) if isinstance(value, tuple) else keras.saving.serialize_keras_object(value)

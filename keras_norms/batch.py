@@ -55,6 +55,15 @@ class BatchNormalization(MovingNormalization):
     Reference:
         [Batch Normalization](https://arxiv.org/abs/1502.03167), section 3, algorithm 1;
         [Batch Renormalization](https://arxiv.org/abs/1702.03275), section 3, algorithm 1.
+
+    Example:
+        >>> import keras, keras_norms
+        >>> layer = keras_norms.BatchNormalization(momentum=0.9, epsilon=0.0)
+        >>> x = keras.ops.array([[1.0], [3.0]])  # mean 2, variance 1
+        >>> keras.ops.convert_to_numpy(layer(x, training=True)).tolist()
+        [[-1.0], [1.0]]
+        >>> round(float(layer.moving_mean[0]), 6)  # 0.9 * 0 + 0.1 * 2
+        0.2
     """
 
     _needs_sample_moments = False

@@ -46,6 +46,13 @@ class BatchInstanceNormalization(MovingNormalization):
 
     Reference:
         [Batch-Instance Normalization](https://arxiv.org/abs/1805.07925), section 3, equation 3.
+
+    Example:
+        >>> import keras, keras_norms
+        >>> layer = keras_norms.BatchInstanceNormalization(gate_initializer="zeros")
+        >>> layer.build((None, 8, 8, 3))
+        >>> layer.importance()
+        {'gate': {'batch': 0.0, 'instance': 1.0}}
     """
 
     control_weights = ("gate",)

@@ -4,57 +4,83 @@ import contextlib
 import os
 import re
 import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import keras
 from keras import ops
 
-from keras_norms.analysis import Preferences, importance, require, stage, switched_layers, tag
+from keras_norms.analysis import (
+    Layers,
+    Preferences,
+    importance,
+    require,
+    stage,
+    switched_layers,
+    tag,
+)
+from keras_norms.arguments import is_integer
 
 
 class SwitchLogger(keras.callbacks.Callback):
     """Logs the switches and gates of a model while it trains.
 
-    It finds every `SwitchableNormalization` and `BatchInstanceNormalization`, nested ones too, and
-    writes at the start of training and at the end of every epoch:
+    Logs every `SwitchableNormalization` and `BatchInstanceNormalization`, nested ones included,
+    at the start of training and at the end of every epoch:
 
-    - Scalars: `switch/{layer path}/{mean|variance}/{statistic}`, the softmaxed weights;
-      `gate/{layer path}/batch`, the mean gate; `importance/{stage or net}/{statistic}`, means over
-      layers as in `Preferences.means`. Histograms: `gates/{layer path}`.
+    - Scalars:
+        - `switch/{layer path}/{mean|variance}/{statistic}`, the softmaxed weights;
+        - `gate/{layer path}/batch`, the mean gate;
+        - `importance/{stage or net}/{statistic}`, means over layers as in `Preferences.means`.
+    - Histograms: `gates/{layer path}`, the gates of all channels.
     - Custom Scalars: a chart for each layer and kind, the layers of a stage together.
-    - Images: a heat map and stacked bars, at ten points of the training at most.
-    - HParams: `hparams` beside the metrics of `fit`.
+    - Images: a heat map and stacked bars, at no more than ten steps of the training.
+    - HParams: `hparams` with the metrics of `fit`.
 
-    The step is `optimizer.iterations`, so a run that is resumed continues its curves. With
-    `resumed_after` each of their points is written once.
-    `keras_norms.analysis.read(log_dir)` reads them back.
+    The step is `optimizer.iterations`, so that a resumed run continues its curves. With
+    `resumed_after` no point is written twice. `keras_norms.analysis.read(log_dir)` reads the
+    curves.
 
     Args:
         log_dir: folder for the events; each run needs its own.
-        every: "epoch", or int, to write the scalars and histograms every so many batches too.
+        every: "epoch"; or int, to log scalars and histograms every so many batches as well.
         figures: whether to draw the figures.
         hparams: dict of the run's hyperparameters, or None. Values other than bool, int, float
             and str are logged as their text.
-        resumed_after: int, the number of batches before a run that is resumed and whose events
-            are in `log_dir`: what is written at the start is not written again. 0 for a new run.
+        resumed_after: int, for a resumed run whose events are in `log_dir`: the number of
+            batches before it. The state at its start is then not logged again. 0 for a new run.
 
     Raises:
         ValueError: if `every` is neither "epoch" nor a positive int.
         ImportError: if TensorFlow, TensorBoard or, for figures, matplotlib is missing.
 
     Example:
-    ```python
-    model.fit(x, y, epochs=10, callbacks=[SwitchLogger("logs/switches")])
-    ```
+        >>> import keras, keras_norms, tempfile
+        >>> norm = keras_norms.SwitchableNormalization(name="norm")
+        >>> model = keras.Sequential([keras.Input((4, 4, 2)), norm])
+        >>> model.compile("sgd", "mse")
+        >>> x = keras.random.normal((8, 4, 4, 2))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     logger = keras_norms.callbacks.SwitchLogger(folder, figures=False)
+        ...     history = model.fit(x, x, batch_size=4, verbose=0, callbacks=[logger])
+        ...     list(keras_norms.analysis.read(folder).history)  # the steps
+        [0, 2]
     """
 
-    def __init__(self, log_dir, every="epoch", figures=True, hparams=None, resumed_after=0):
+    def __init__(
+        self,
+        log_dir: str | os.PathLike,
+        every: str | int = "epoch",
+        figures: bool = True,
+        hparams: Mapping[str, Any] | None = None,
+        resumed_after: int = 0,
+    ) -> None:
         super().__init__()
-        is_count = isinstance(every, int) and not isinstance(every, bool) and every > 0
-        if every != "epoch" and not is_count:
+        if every != "epoch" and not (is_integer(every) and every > 0):  # type: ignore[operator]
             raise ValueError(f'`every` must be "epoch" or a positive int. Received: {every=}')
         require("tensorflow", "tensorboard", *(["matplotlib"] if figures else []))
         self.log_dir = os.fspath(log_dir)
-        self.every = every
+        self.every: Any = every
         self.figures = figures
         plain = (bool, int, float, str)
         self.hparams = hparams and {
@@ -62,50 +88,56 @@ class SwitchLogger(keras.callbacks.Callback):
             for name, value in hparams.items()
         }
         self.resumed_after = resumed_after
-        # Keras waits for the logs of every batch unless all callbacks are safe to run late.
+        # A callback per batch must not run late; Keras may let others run late, which is faster.
         self.async_safe = every == "epoch"
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: Any = None) -> None:
         self._started = self._has_metrics = False
-        self._writer = self._step = self._drawn = None
-        self._first, self._batches = None, 0
+        self._writer: Any = None
+        self._step: int | None = None  # of the last scalars
+        self._drawn: int | None = None  # the step of the last figures
+        self._first: Any = None  # the step at which training starts
+        self._batches = 0
 
-    def on_epoch_begin(self, epoch, logs=None):
-        # Not in on_train_begin, where a callback after this one may yet restore a checkpoint.
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        # Only now: in on_train_begin a callback after this one may still restore a checkpoint.
         if self._first is None:
             self._first = self._iterations()
             self._offset = self.resumed_after or self._first
         self._epoch_start = self._batches
         self._start()
 
-    def on_train_batch_end(self, batch, logs=None):
-        # `batch` advances by more than one where a call of the training function runs several.
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        # With `steps_per_execution` above 1, `batch` skips numbers.
         before, self._batches = self._batches, max(self._batches, self._epoch_start + batch + 1)
         if self.every != "epoch":
             self._start()
             if (self._offset + self._batches) // self.every > (self._offset + before) // self.every:
                 self._write_scalars()
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
         self._start(last_chance=True)
         if self._writer is not None:
             self._write_scalars()
             self._write_metrics(logs or {})
             epochs = (self.params or {}).get("epochs")
-            # With the start that makes ten images, which is what TensorBoard keeps of a tag.
+            # Nine, and the one at the start: TensorBoard keeps ten images of a tag.
             if not epochs or (epoch + 1) * 9 // epochs > epoch * 9 // epochs:
                 self._write_figures()
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: Any = None) -> None:
         if self._writer is not None:
-            self._write_figures()  # which a training that stops early has not done yet
+            self._write_figures()  # training may have stopped early, before the last figures
             self._writer.close()
             self._writer = None
 
-    def _start(self, last_chance=False):
-        """Writes what is written once and the first state, as soon as there is one.
+    def _start(self, last_chance: bool = False) -> None:
+        """Writes what is written once, and the first state, as soon as the model is built.
 
-        That is before the first batch, but for a model that its first batch builds.
+        A model may be built before training or by its first batch.
+
+        Args:
+            last_chance: whether to take the model as it is, though it is not built.
         """
         if self._started:
             return
@@ -136,24 +168,28 @@ class SwitchLogger(keras.callbacks.Callback):
         self._write_figures()
 
     @contextlib.contextmanager
-    def _at(self, step):
-        """Lets this writer record, whatever another callback (Keras's does) says of this batch."""
+    def _at(self, step: int | None) -> Iterator[None]:
+        """Directs summaries to this writer, and records them even if another callback forbids it.
+
+        Keras's TensorBoard callback does so for some batches.
+        """
         (tf,) = require("tensorflow")
         with self._writer.as_default(step=step), tf.summary.record_if(True):
             yield
 
-    def _iterations(self):
+    def _iterations(self) -> int:
+        """The present step."""
         optimizer = getattr(self.model, "optimizer", None)
         if optimizer is not None:
             step = int(ops.convert_to_numpy(optimizer.iterations))
             scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
             if not self._batches or step > self._first or scaled:
-                return step  # loss scaling skips steps
-        # A `train_step` of the user's own may leave the model's optimizer alone.
+                return step  # loss scaling skips steps, so batches are not a measure
+        # A custom `train_step` may use another optimizer than the model's: count batches.
         accumulated = getattr(optimizer, "gradient_accumulation_steps", None) or 1
         return (self._first or 0) + self._batches // accumulated
 
-    def _write_scalars(self):
+    def _write_scalars(self) -> None:
         step = self._iterations()
         if self._writer is None or step == self._step:
             return
@@ -172,10 +208,10 @@ class SwitchLogger(keras.callbacks.Callback):
             for part, kinds in self._preferences.means().items():
                 for statistic, share in (kinds.get("both") or kinds["gate"]).items():
                     tf.summary.scalar(f"importance/{part}/{statistic}", share)
-        # A run that is killed keeps its points.
+        # So that a run that is killed keeps its points.
         self._writer.flush()
 
-    def _write_figures(self):
+    def _write_figures(self) -> None:
         if not self.figures or self._drawn == self._step:
             return
         self._drawn = self._step
@@ -188,8 +224,8 @@ class SwitchLogger(keras.callbacks.Callback):
                 tf.summary.image(f"preferences/{draw.__name__}", image[None])
         self._writer.flush()
 
-    def _write_metrics(self, logs):
-        """What the HParams tab shows beside the hyperparameters, which it cannot find elsewhere."""
+    def _write_metrics(self, logs: Mapping[str, float]) -> None:
+        """Writes metrics for the HParams tab, which does not see those that Keras logs."""
         if not self.hparams:
             return
         (tf,) = require("tensorflow")
@@ -203,8 +239,8 @@ class SwitchLogger(keras.callbacks.Callback):
         self._writer.flush()
 
 
-def _hparams_columns(hparams, metrics):
-    """The serialized summary of what the HParams tab shows, which else is every switch there is."""
+def _hparams_columns(hparams: Mapping[str, Any], metrics: Iterable[str]) -> bytes:
+    """The serialized columns of the HParams tab. Without them it would show every switch."""
     api, summary = require(
         "tensorboard.plugins.hparams.api_pb2", "tensorboard.plugins.hparams.summary"
     )
@@ -221,17 +257,17 @@ def _hparams_columns(hparams, metrics):
     ).SerializeToString()
 
 
-def _layout(table):
-    """The serialized summary of the Custom Scalars tab: a category for each stage, in order."""
+def _layout(table: Layers) -> bytes:
+    """The serialized layout of the Custom Scalars tab: a category for each stage, in order."""
     layouts, summary = require(
         "tensorboard.plugins.custom_scalar.layout_pb2", "tensorboard.plugins.custom_scalar.summary"
     )
 
-    def chart(title, prefix):
+    def chart(title: str, prefix: str) -> Any:
         lines = layouts.MultilineChartContent(tag=[f"^{re.escape(prefix)}/[^/]+$"])
         return layouts.Chart(title=title, multiline=lines)
 
-    stages = {}
+    stages: dict[str, list] = {}
     for path, weights in table.items():
         charts = stages.setdefault(stage(path), [])
         for kind in weights:

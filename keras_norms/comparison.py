@@ -2,28 +2,84 @@
 
     print(compare([analysis.read(run) for run in ("runs/b32", "runs/b2")]).text())
 
-`claims` and `batch_size_claim` judge the findings of arXiv 1806.10779 and 1811.07727.
+The papers are arXiv 1806.10779 and 1811.07727. `CLAIMS` says which number decides each of their
+claims; `claims` and `batch_size_claim` measure it in runs.
 """
 
 import math
+import os
 import statistics
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from keras_norms.analysis import (
     KINDS,
     LABELS,
     Preferences,
+    Shares,
+    Weights,
     average,
     text_table,
 )
+from keras_norms.arguments import is_integer
 from keras_norms.output import write_csv, write_json
 
-# Options of a run that say where it is or repeat it, and not what was trained.
+# {statistic: (mean, spread)} of the runs of a group; the spread of a single run is None.
+Pooled = dict[str, tuple[float, float | None]]
+
+# Options of a run that do not say what was trained: only where it is, or which repetition.
 NOT_COMPARED = ("seed", "log_dir", "data_dir", "log_every", "overwrite")
-# Smaller differences of shares are called none: runs that differ only in their seed, and the
-# published figure as digitized, differ by that much.
+# Smaller effects count as none. Runs that differ in their seed alone differ by as much, and so
+# does the published figure from its digitized shares.
 MARGIN = 0.02
+
+
+class Claim(NamedTuple):
+    """A claim of the papers, and the number that decides it.
+
+    Attributes:
+        statement: the claim.
+        statistic: the one whose importance the claim is about, a key of `LABELS`.
+        effect: function of that importance in the parts of the net, or in the runs, that the
+            claim compares. A larger value speaks for the claim, a negative one against it.
+        measured: what `effect` returns, in words.
+    """
+
+    statement: str
+    statistic: str
+    effect: Callable[..., float]
+    measured: str
+
+
+# (a) to (c) compare the first, the middle and the last third of the layers, by depth; (d) compares
+# nets trained at the largest and at the smallest batch size.
+CLAIMS = {
+    "a": Claim(
+        "IN is used more in earlier layers",
+        "instance",
+        lambda first, middle, last: first - last,
+        "importance of IN, first third of the layers less last",
+    ),
+    "b": Claim(
+        "BN is used most in the middle",
+        "batch",
+        lambda first, middle, last: middle - max(first, last),
+        "importance of BN, middle third less the larger of the others",
+    ),
+    "c": Claim(
+        "LN is used most in the last layers",
+        "layer",
+        lambda first, middle, last: last - max(first, middle),
+        "importance of LN, last third less the larger of the others",
+    ),
+    "d": Claim(
+        "A smaller batch moves the preference away from BN, to LN and IN",
+        "batch",
+        lambda largest, smallest: largest - smallest,
+        "importance of BN in the net, largest batch less smallest",
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -31,19 +87,24 @@ class Comparison:
     """Runs side by side; those that differ only in their seed are one group.
 
     Attributes:
-        groups: `{label: runs}`; labels say in which options the groups differ.
-        differing: names of the options in which any groups differ.
+        groups: `{label: runs}`; a label gives the options in which the groups differ.
+        differing: names of these options.
     """
 
     groups: Mapping[str, tuple[Preferences, ...]]
     differing: tuple[str, ...] = ()
 
     @property
-    def runs(self):
+    def runs(self) -> list[Preferences]:
         """All runs, group by group."""
         return [run for runs in self.groups.values() for run in runs]
 
-    def means(self):
+    @property
+    def statistics(self) -> tuple[str, ...]:
+        """The statistics that any run uses, in the order of `LABELS`."""
+        return tuple(s for s in LABELS if any(s in run.statistics for run in self.runs))
+
+    def means(self) -> dict[str, dict[str, dict[str, Pooled]]]:
         """Means and spread over the runs of each group, by stage and over the net.
 
         Returns:
@@ -52,25 +113,23 @@ class Comparison:
         """
         return {label: _pool([run.means() for run in runs]) for label, runs in self.groups.items()}
 
-    def table(self):
-        """One row for each part of the net, group and kind: the columns of the CSV file."""
-        used = {s for run in self.runs for s in run.statistics}
+    def table(self) -> list[dict[str, Any]]:
+        """One row for each group, part of the net and kind, with the columns of the CSV file."""
         rows = []
         for label, parts in self.means().items():
             for part, kinds in parts.items():
                 for kind, shares in kinds.items():
-                    row = {"run": label, "runs": len(self.groups[label])}
+                    row: dict[str, Any] = {"run": label, "runs": len(self.groups[label])}
                     row |= {"part": part, "kind": kind}
-                    for s in (s for s in LABELS if s in used):
+                    for s in self.statistics:
                         row[s], row[f"{s}_spread"] = shares.get(s, (None, None))
                     rows.append(row)
         return rows
 
-    def text(self):
+    def text(self) -> str:
         """The table for a terminal: for each part of the net the groups below each other."""
         means = self.means()
-        used = [s for s in LABELS if any(s in run.statistics for run in self.runs)]
-        lines = []
+        lines: list[str] = []
         for part in _union(*means.values()):
             rows, spreads = {}, {}
             for label, parts in means.items():
@@ -83,17 +142,18 @@ class Comparison:
                     kind: {s: mean for s, (mean, _) in shares.items()}
                     for kind, shares in kinds.items()
                 }
-                spread = [sd for shares in kinds.values() for _, sd in shares.values()]
-                spreads[name] = f"{max(spread):.2f}" if None not in spread else "-"
-            lines += [*text_table(part, rows, used, "spread", spreads), ""]
+                found = [sd for shares in kinds.values() for _, sd in shares.values()]
+                known = [sd for sd in found if sd is not None]
+                spreads[name] = f"{max(known):.2f}" if len(known) == len(found) else "-"
+            lines += [*text_table(part, rows, self.statistics, "spread", spreads), ""]
         lines.append("spread: the largest standard deviation over runs that differ in their seed.")
         return "\n".join(lines)
 
-    def to_csv(self, path):
+    def to_csv(self, path: str | os.PathLike) -> None:
         """Writes `table()` to a CSV file."""
         write_csv(path, self.table())
 
-    def to_json(self, path):
+    def to_json(self, path: str | os.PathLike) -> None:
         """Writes the groups, their runs and `table()` to a JSON file."""
         groups = {
             label: [{"name": run.name, "options": dict(run.options)} for run in runs]
@@ -102,14 +162,14 @@ class Comparison:
         write_json(path, {"groups": groups, "means": self.table()})
 
 
-def compare(runs):
-    """Groups runs by their options, those that differ only in their seed together.
+def compare(runs: Sequence[Preferences]) -> Comparison:
+    """Groups runs by their options; runs that differ only in their seed are one group.
 
     Args:
         runs: sequence of `Preferences`. One without options is a group of its own.
 
     Returns:
-        `Comparison`; groups stand in the order of the numbers by which they differ, if they do.
+        `Comparison`. If the groups differ in numbers, they are in ascending order of these.
 
     Raises:
         ValueError: if a run is given twice, or two runs of a group have the same seed.
@@ -121,33 +181,31 @@ def compare(runs):
     options = [{k: v for k, v in r.options.items() if k not in NOT_COMPARED} for r in runs]
     known = [own for own in options if own]
     differing = [k for k in _union(*known) if any(o.get(k) != known[0].get(k) for o in known)]
-    groups, values = {}, {}
+    groups: dict[str, list[Preferences]] = {}
+    values: dict[str, list] = {}
     for run, own in zip(runs, options, strict=True):
         label = " ".join(f"{k}={own.get(k)}" for k in differing) or "all"
         label = label if own else run.name
         groups.setdefault(label, []).append(run)
         values[label] = [own.get(k) for k in differing]
     if all(_is_number(value) for own in values.values() for value in own):
-        groups = {label: groups[label] for label in sorted(groups, key=values.get)}
+        groups = {label: groups[label] for label in sorted(groups, key=values.__getitem__)}
     for group in groups.values():
         seeds = [run.options.get("seed") for run in group]
         if len(set(seeds)) < len(seeds):
-            names = " and ".join(run.name for run in group)
-            raise ValueError(f"{names} share options and seed: leave out all but one of each seed.")
+            same = " and ".join(run.name for run in group)
+            raise ValueError(f"{same} share options and seed: leave out all but one of each seed.")
     return Comparison({label: tuple(group) for label, group in groups.items()}, tuple(differing))
 
 
-def claims(preferences):
-    """Says of claims (a) to (c) of the papers what one run shows, a sentence each.
-
-    The paper's importance (the average over mean and variance weights) is compared between the
-    first, the middle and the last third of the layers, by depth.
+def claims(preferences: Preferences) -> list[str]:
+    """Says what one run shows of claims (a) to (c), a sentence each.
 
     Args:
         preferences: `Preferences` of a model with switches over IN, LN and BN.
 
     Returns:
-        list of str.
+        The sentences. A model to which the claims do not apply gets one that says why.
     """
     layers = [weights for weights in preferences.last.values() if "mean" in weights]
     if not layers:
@@ -160,40 +218,38 @@ def claims(preferences):
         return [f"Claims (a) to (c) need at least 3 layers with switches, not {len(layers)}."]
     by_depth = [part["both"] for part in thirds(layers)]
 
-    def claim(text, statistic, advantage):
+    def judge(name: str) -> str:
+        statement, statistic, effect, _ = CLAIMS[name]
+        text, label = f"({name}) {statement}", LABELS[statistic]
         shares = [third.get(statistic, math.nan) for third in by_depth]
         if math.isnan(sum(shares)):
-            return f"{text}: cannot be judged, without finite weights of {LABELS[statistic]}."
-        values = "{:.2f}, {:.2f}, {:.2f}".format(*shares)
+            return f"{text}: cannot be judged, without finite weights of {label}."
+        first, middle, last = (f"{share:.2f}" for share in shares)
         return (
-            f"{text}: {_verdict(advantage(*shares))} ({LABELS[statistic]} takes {values} of the "
+            f"{text}: {_verdict(effect(*shares))} ({label} takes {first}, {middle}, {last} of the "
             "first, middle and last third of the layers)."
         )
 
-    sentences = [
-        claim("(a) IN is used more in earlier layers", "instance", lambda a, b, c: a - c),
-        claim("(b) BN is used most in the middle", "batch", lambda a, b, c: lead(b, a, c)),
-        claim("(c) LN is used most in the last layers", "layer", lambda a, b, c: lead(c, a, b)),
-    ]
-    moves = [
-        abs(move)
+    sentences = [judge(name) for name in "abc"]
+    changes = [
+        abs(change)
         for kinds in preferences.change().values()
         for shares in kinds.values()
-        for move in shares.values()
+        for change in shares.values()
     ]
-    if moves and max(moves) < 0.05:
+    if changes and max(changes) < 0.05:
         sentences.append(
-            f"No weight has moved by more than {max(moves):.2f} from its start: train longer "
-            "before reading anything into this."
+            f"No weight has moved by more than {max(changes):.2f} from its start: train longer "
+            "before you conclude anything."
         )
     return sentences
 
 
-def thirds(layers):
+def thirds(layers: Sequence[Weights]) -> list[dict[str, dict[str, float]]]:
     """Means over the first, the middle and the last third of layers.
 
     Args:
-        layers: sequence of what `layer.importance()` gives, by depth; at least 3.
+        layers: what `layer.importance()` returns for each layer, by depth; at least 3.
 
     Returns:
         A list of three `{kind: {statistic: share}}`.
@@ -202,18 +258,16 @@ def thirds(layers):
     return [average(layers[cuts[i] : cuts[i + 1]]) for i in range(3)]
 
 
-def batch_size_claim(comparison):
-    """Says of claim (d), on the batch size, what runs at several batch sizes show: a sentence.
+def batch_size_claim(comparison: Comparison) -> str:
+    """Says in a sentence what runs at several batch sizes show of claim (d).
 
     Args:
-        comparison: `Comparison`; `batch_size` is the samples per replica.
-
-    Returns:
-        str.
+        comparison: `Comparison` of runs whose option `batch_size` is the samples per replica.
     """
-    text = "(d) A smaller batch moves the preference from BN to LN and IN"
+    statement, statistic, effect, _ = CLAIMS["d"]
+    text = f"(d) {statement}"
     means = comparison.means()
-    sizes = {}
+    sizes: dict[int, tuple[str, Pooled]] = {}
     for label, runs in comparison.groups.items():
         size, net = runs[0].options.get("batch_size"), means[label].get("net", {})
         if size is not None and {"instance", "layer", "batch"} <= set(net.get("both", ())):
@@ -221,36 +275,38 @@ def batch_size_claim(comparison):
     if len(sizes) < 2:
         return f"{text}: needs runs with switches at several batch sizes; give them together."
     small, large = min(sizes), max(sizes)
-    (small_label, to), (large_label, start) = sizes[small], sizes[large]
-    drop = start["batch"][0] - to["batch"][0]
+    (small_label, at_small), (large_label, at_large) = sizes[small], sizes[large]
     shares = ", ".join(
-        f"{LABELS[s]} {start[s][0]:.2f} to {to[s][0]:.2f}" for s in ("batch", "layer", "instance")
+        f"{LABELS[s]} {at_large[s][0]:.2f} to {at_small[s][0]:.2f}"
+        for s in ("batch", "layer", "instance")
     )
+    verdict = _verdict(effect(at_large[statistic][0], at_small[statistic][0]))
     count = [len(comparison.groups[label]) for label in (large_label, small_label)]
     others = [option for option in comparison.differing if option != "batch_size"]
     caveat = f" The runs also differ in {', '.join(others)}." if others else ""
     return (
-        f"{text}: {_verdict(drop)} (from {large} to {small} samples per replica: {shares}; "
+        f"{text}: {verdict} (from {large} to {small} samples per replica: {shares}; "
         f"{count[0]} and {count[1]} runs).{caveat}"
     )
 
 
-def _verdict(advantage):
-    if math.isnan(advantage):
+def _verdict(effect: float) -> str:
+    """What the effect of a claim says of it, in words."""
+    if math.isnan(effect):
         return "cannot be judged, the weights are not finite"
-    if abs(advantage) < MARGIN:
+    if abs(effect) < MARGIN:
         return "no clear difference here"
-    return "so it is here" if advantage > 0 else "not so here"
+    return "so it is here" if effect > 0 else "not so here"
 
 
-def lead(share, *others):
-    """By how much a share leads the largest other one; negative only if it is no tie with it."""
+def lead(share: float, *others: float) -> float:
+    """By how much a share leads the largest other one."""
     return share - max(others)
 
 
-def _pool(runs):
-    """Mean and spread of `{part: {kind: {statistic: share}}}` over runs, "net" first."""
-    pooled = {}
+def _pool(runs: Sequence[Mapping[str, Mapping[str, Shares]]]) -> dict[str, dict[str, Pooled]]:
+    """Mean and spread of `{part: {kind: shares}}` over runs, "net" first."""
+    pooled: dict[str, dict[str, Pooled]] = {}
     for part in sorted(_union(*runs), key=lambda name: name != "net"):
         for kind in KINDS:
             have = [run[part][kind] for run in runs if kind in run.get(part, ())]
@@ -262,10 +318,10 @@ def _pool(runs):
     return pooled
 
 
-def _union(*mappings):
-    """The keys of all, in the order met."""
+def _union(*mappings: Iterable[str]) -> list[str]:
+    """The keys of all mappings, each once, in order of appearance."""
     return list(dict.fromkeys(key for mapping in mappings for key in mapping))
 
 
-def _is_number(value):
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+def _is_number(value: Any) -> bool:
+    return is_integer(value) or isinstance(value, float)

@@ -1,10 +1,12 @@
-"""Initialization of weight normalization from data, for a whole model."""
+"""Initializes the weight normalization of a whole model from data."""
 
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import keras
 
+from keras_norms.moments import Tensor
 from keras_norms.tree import named_layers
 from keras_norms.weight import WeightNormalization
 
@@ -12,23 +14,34 @@ from keras_norms.weight import WeightNormalization
 def data_dependent_init(model: keras.Model, batch: Any) -> list[str]:
     """Initializes every `WeightNormalization` of a model, in the order of the data.
 
-    One forward pass in inference mode, in which each layer gets what the layers before it
-    compute once initialized; see `WeightNormalization.initialize`. A layer that is used twice is
-    initialized at its first use. No other variable changes.
+    Makes one forward pass in inference mode. Each layer gets its input from layers that are
+    initialized already, and calls `WeightNormalization.initialize` with it. A layer that is used
+    twice is initialized at its first use. No other variable changes.
 
     Args:
         model: a model, which may nest others.
         batch: `x`, or a tuple `(x, ...)` as in `fit`, where `x` is `(batch, ...)`.
 
     Returns:
-        The paths, as in `keras_norms.tree.named_layers`, of the layers initialized, in that
-        order. A warning names those that were left out, and why.
+        The paths of the layers that were initialized, in that order. A path joins the layer
+        names from the model down. A warning names the layers that were left out, and says why.
 
     Raises:
         ValueError: if the model has no `WeightNormalization`.
 
     Reference:
         [Weight Normalization](https://arxiv.org/abs/1602.07868), section 3.
+
+    Example:
+        >>> import keras, keras_norms
+        >>> layer = keras_norms.WeightNormalization(keras.layers.Dense(2), name="hidden")
+        >>> model = keras.Sequential([keras.Input((3,)), layer])
+        >>> x = keras.random.normal((64, 3), mean=5.0, seed=0)
+        >>> keras_norms.data_dependent_init(model, x)
+        ['hidden']
+        >>> y = keras.ops.convert_to_numpy(model(x))
+        >>> bool(abs(y.mean()) < 1e-5), bool(abs(y.std() - 1) < 1e-5)
+        (True, True)
     """
     x = batch[0] if isinstance(batch, tuple) else batch
     if not model.built:
@@ -44,10 +57,15 @@ def data_dependent_init(model: keras.Model, batch: Any) -> list[str]:
             "data_dependent_init needs a model with WeightNormalization layers. Received: "
             f"model={model}. Wrap its layers, as in WeightNormalization(Dense(10))."
         )
-    initialized = []
+    initialized: list[str] = []
 
-    def initialize_once(path, layer):
-        def call(inputs, initial_state=None, mask=None, training=None):
+    def initialize_once(path: str, layer: WeightNormalization) -> Callable:
+        def call(
+            inputs: Tensor,
+            initial_state: Any = None,
+            mask: Tensor | None = None,
+            training: bool | None = None,
+        ) -> Tensor:
             if path in initialized:
                 return type(layer).call(layer, inputs, mask=mask, training=False)
             initialized.append(path)
@@ -60,12 +78,12 @@ def data_dependent_init(model: keras.Model, batch: Any) -> list[str]:
     with keras.StatelessScope() as scope:
         try:
             for path, layer in able.items():
-                layer.call = initialize_once(path, layer)
+                layer.call = initialize_once(path, layer)  # type: ignore[method-assign]
             model(x, training=False)
         finally:
             for layer in able.values():
                 del layer.call
-    # The scope has kept all updates back, of seeds and states too. Only these take effect.
+    # The scope holds all updates back, those of seeds and states too. Only these take effect.
     for path in initialized:
         del left_out[path]
         for variable in wrappers[path].variables:

@@ -2,24 +2,34 @@
 
     figures.stacked_bars(analysis.read("runs/sn")).savefig("preferences.png")
 
-Figures belong to no window and to no pyplot state, so a callback can draw them anywhere.
+Figures open no window and do not use pyplot, so that a callback can draw them anywhere.
 """
 
+from __future__ import annotations
+
 import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from keras_norms.analysis import KINDS, LABELS, require, stage
+from keras_norms.analysis import KINDS, LABELS, Preferences, require, stage
 
-# Paul Tol's high-contrast colours and a blue of his medium-contrast ones: they stay apart for
-# colour-blind readers and in print without colour.
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from keras_norms.comparison import Comparison
+
+# Paul Tol's high-contrast colours, and a blue of his medium-contrast ones. Colour-blind readers can
+# tell them apart, and so can readers of a print in grey.
 COLOURS = {"instance": "#DDAA33", "group": "#6699CC", "layer": "#BB5566", "batch": "#004488"}
 TITLES = {"mean": "weights for the mean", "variance": "weights for the variance", "gate": "gate"}
 GAP = 0.6  # between stages, in widths of a bar
-SMALL = 7  # points
+SMALL = 7  # size of small text, in points
 
 
-def stacked_bars(preferences):
+def stacked_bars(preferences: Preferences) -> Figure:
     """The weights of each layer by depth as stacked bars, a panel for each kind.
 
     Args:
@@ -42,8 +52,8 @@ def stacked_bars(preferences):
     return figure
 
 
-def heat_map(preferences):
-    """The weights as a map: layers by depth from left to right, statistics below each other.
+def heat_map(preferences: Preferences) -> Figure:
+    """The weights as a map: a column for each layer, by depth, and a row for each statistic.
 
     Args:
         preferences: `analysis.Preferences`; its last step is drawn.
@@ -65,7 +75,7 @@ def heat_map(preferences):
         shares = np.array(
             [[weights.get(kind, {}).get(s, np.nan) for weights in layers.values()] for s in used]
         )
-        for _, columns in _runs(stages):
+        for _, columns in _adjacent(stages):
             edges = np.append(places[columns] - 0.5, places[columns[-1]] + 0.5)
             colours = axis.pcolormesh(
                 edges,
@@ -82,8 +92,8 @@ def heat_map(preferences):
                 if np.isfinite(share):
                     ink = "white" if share > 0.5 else "black"
                     text = f"{share:.2f}".removeprefix("0")
-                    style = {"ha": "center", "va": "center", "fontsize": SMALL, "color": ink}
-                    axis.text(places[column], row, text, **style)
+                    style: Any = {"ha": "center", "va": "center", "fontsize": SMALL, "color": ink}
+                    axis.text(float(places[column]), row, text, **style)
         axis.set_yticks(range(len(used)), [LABELS[s] for s in used], fontsize=8)
         axis.set(ylabel=TITLES[kind].replace(" for", "\nfor"), ylim=(-0.5, len(used) - 0.5))
         axis.spines[:].set_visible(False)
@@ -93,10 +103,10 @@ def heat_map(preferences):
     return figure
 
 
-def compared_bars(comparison):
+def compared_bars(comparison: Comparison) -> Figure:
     """Means over the net and its stages, one stacked bar for each group of runs.
 
-    White and black bars inside show the spread (standard deviation) where a group has several runs.
+    Lines on the bars show the spread (standard deviation) over the runs of a group.
 
     Args:
         comparison: `comparison.Comparison`.
@@ -115,7 +125,7 @@ def compared_bars(comparison):
         title += " and seeds; lines show the spread"
     stages = [part for part, _ in bars]
     figure, axes, places, _ = _panels(weights, stages, names, title)
-    used = [s for s in LABELS if any(s in run.statistics for run in comparison.runs)]
+    used = comparison.statistics
     for kind, axis in axes.items():
         bottom = np.zeros(len(bars))
         for s in used:
@@ -128,12 +138,12 @@ def compared_bars(comparison):
             axis.errorbar(places, middle, spread, fmt="none", ecolor=ink, elinewidth=1, capsize=2)
             bottom += shares
         axis.set(ylim=(0, 1), ylabel=TITLES[kind])
-    list(axes.values())[-1].set_xlabel(option, fontsize=8)
+    list(axes.values())[-1].set_xlabel(option or "", fontsize=8)
     _legend(figure, used)
     return figure
 
 
-def pixels(figure, dpi=100):
+def pixels(figure: Figure, dpi: float = 100) -> np.ndarray:
     """The figure as an array of shape `(height, width, 4)`, uint8."""
     (agg,) = require("matplotlib.backends.backend_agg")
     figure.set_dpi(dpi)
@@ -142,18 +152,25 @@ def pixels(figure, dpi=100):
     return np.asarray(canvas.buffer_rgba())
 
 
-def _panels(weights, stages, names, title, height=1.9):
-    """A figure with a panel for each kind below each other, large enough for all bars and names.
+def _panels(
+    weights: Iterable[Mapping[str, Any]],
+    stages: Sequence[str],
+    names: Sequence[str],
+    title: str,
+    height: float = 1.9,
+) -> tuple[Figure, dict[str, Axes], np.ndarray, float]:
+    """An empty figure, large enough for all bars and names, with a panel for each kind.
 
     Args:
-        weights: for each bar its `{kind: ...}`.
-        stages: for each bar its stage, written above the panels.
-        names: for each bar its name, written below them.
-        title: str.
+        weights: `{kind: ...}` for each bar.
+        stages: the stage of each bar, written above the panels.
+        names: the name of each bar, written below the panels.
+        title: the title of the figure.
         height: height of a panel, in inches.
 
     Returns:
-        `(figure, {kind: axis}, places, pitch)`: where each bar stands, and inches between bars.
+        `(figure, {kind: axis}, places, pitch)`: `places` are the bars' positions on the axis, and
+        `pitch` is the distance between two bars, in inches.
     """
     (figures,) = require("matplotlib.figure")
     weights = list(weights)
@@ -166,7 +183,7 @@ def _panels(weights, stages, names, title, height=1.9):
     size = (max(5, 1.6 + pitch * (places[-1] + 1)), 0.6 + height * len(kinds) + below)
     figure = figures.Figure(figsize=size, dpi=150, layout="constrained")
     axes = figure.subplots(len(kinds), sharex=True, squeeze=False)[:, 0]
-    room = int(12 * (size[0] - 1))  # characters, left of the legend
+    room = int(12 * (size[0] - 1))  # for how many characters there is room beside the legend
     title = title if len(title) <= room else f"...{title[3 - room :]}"
     figure.suptitle(title, fontsize=10, x=0.01, ha="left")
     for axis in axes:
@@ -179,42 +196,42 @@ def _panels(weights, stages, names, title, height=1.9):
     return figure, dict(zip(kinds, axes, strict=True)), places, pitch
 
 
-def _runs(stages):
-    """`(stage, indices of its bars)` for each run of bars of one stage."""
+def _adjacent(stages: Sequence[str]) -> list[tuple[str, list[int]]]:
+    """`(stage, indices of its bars)` for each group of adjacent bars of one stage."""
     return [
         (name, list(bars))
         for name, bars in itertools.groupby(range(len(stages)), key=lambda i: stages[i])
     ]
 
 
-def _name_stages(axis, places, pitch, stages):
-    """The name of each stage, on a line over its bars."""
+def _name_stages(axis: Axes, places: np.ndarray, pitch: float, stages: Sequence[str]) -> None:
+    """Draws a line above the bars of each stage, and the stage's name on it."""
     over = axis.get_xaxis_transform()
-    spans = [(name, places[bars]) for name, bars in _runs(stages)]
+    spans = [(name, places[bars]) for name, bars in _adjacent(stages)]
     width = 0.075 / pitch  # of a character, in widths of a bar
     crowded = any(
         b.mean() - a.mean() < width * (len(left) + len(right)) / 2
         for (left, a), (right, b) in itertools.pairwise(spans)
     )
-    style = {"rotation": 40, "ha": "left"} if crowded else {"ha": "center"}
+    style: Any = {"rotation": 40, "ha": "left"} if crowded else {"ha": "center"}
     for name, bars in spans:
         ends = bars[0] - 0.44, bars[-1] + 0.44
         axis.plot(ends, (1.04, 1.04), transform=over, color="0.4", lw=1, clip_on=False)
         axis.text(bars.mean(), 1.07, name, transform=over, va="bottom", fontsize=8, **style)
 
 
-def _title(preferences):
+def _title(preferences: Preferences) -> str:
     step = max(preferences.history)
     return f"{preferences.name}, step {step}" if len(preferences.history) > 1 else preferences.name
 
 
-def _names(paths):
-    """Own names of layers without their stage, which stands above them."""
+def _names(paths: Iterable[str]) -> list[str]:
+    """The layers' own names without the stage, which is written above the bars."""
     own = [path.rsplit("/", 1)[-1] for path in paths]
     return [name.split("_", 1)[-1] for name in own]
 
 
-def _legend(figure, statistics):
+def _legend(figure: Figure, statistics: Sequence[str]) -> None:
     (patches,) = require("matplotlib.patches")
     handles = [patches.Patch(color=COLOURS[s], label=LABELS[s]) for s in reversed(statistics)]
     figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize=8)

@@ -70,6 +70,13 @@ class GroupNormalization(Normalization):
 
     Reference:
         [Group Normalization](https://arxiv.org/abs/1803.08494), section 3.1.
+
+    Example:
+        >>> import keras, keras_norms
+        >>> layer = keras_norms.GroupNormalization(groups=2, epsilon=0.0)
+        >>> x = keras.ops.array([[1.0, 3.0, 10.0, 30.0]])  # the groups are (1, 3) and (10, 30)
+        >>> keras.ops.convert_to_numpy(layer(x)).round(4).tolist()
+        [[-1.0, 1.0, -1.0, 1.0]]
     """
 
     def __init__(

@@ -30,6 +30,13 @@ class InstanceNormalization(Normalization):
 
     Reference:
         [Instance Normalization](https://arxiv.org/abs/1607.08022), equation 3.
+
+    Example:
+        >>> import keras, keras_norms
+        >>> layer = keras_norms.InstanceNormalization(epsilon=0.0)
+        >>> x = keras.ops.array([[1.0, 3.0], [10.0, 30.0]])[..., None]  # two samples, one channel
+        >>> keras.ops.convert_to_numpy(layer(x)[..., 0]).round(4).tolist()
+        [[-1.0, 1.0], [-1.0, 1.0]]
     """
 
     needs_positions = True

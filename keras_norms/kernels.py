@@ -1,4 +1,4 @@
-"""Which kernels a layer has, and along which axes their output units lie."""
+"""Which kernels a layer has, and which of their axes are output units."""
 
 import math
 import typing
@@ -11,9 +11,13 @@ from keras_norms.moments import Tensor
 
 
 class Kind(typing.NamedTuple):
-    """Layers with the same kernels: attribute -> (name of its gain, its axes of output units).
+    """Layers that have the same kernels.
 
-    `affine`: they compute `activation(w.x + bias)`. `single`: and w is one kernel.
+    Attributes:
+        names: the names of the layers in `keras.layers`, with spaces between them.
+        kernels: `{attribute of the kernel: (name of its gain, its axes of output units)}`.
+        affine: whether the layers compute `activation(w.x + bias)`.
+        single: whether `w` is one kernel.
     """
 
     names: str
@@ -24,7 +28,7 @@ class Kind(typing.NamedTuple):
 
 _SEPARABLE = {"pointwise_kernel": ("gain", (-1,)), "depthwise_kernel": ("depthwise_gain", (-2, -1))}
 _RNN = {"kernel": ("gain", (-1,)), "recurrent_kernel": ("recurrent_gain", (-1,))}
-_EQUATION = ()  # in place of axes: the equation of the layer says which they are
+_EQUATION = ()  # stands for axes that the equation of the layer names
 KINDS = (
     Kind("Dense Conv1D Conv2D Conv3D", {"kernel": ("gain", (-1,))}),
     Kind("Conv1DTranspose Conv2DTranspose Conv3DTranspose", {"kernel": ("gain", (-2,))}),
@@ -37,7 +41,7 @@ KINDS = (
 
 
 def layers_with_kernels(layer: keras.Layer) -> dict[str, keras.Layer]:
-    """The layers in `layer` that have kernels, by the prefix of their gains."""
+    """The layers that hold the kernels of `layer`, as `{prefix of their gains: layer}`."""
     if isinstance(layer, layers.Bidirectional):
         return {"forward_": layer.forward_layer, "backward_": layer.backward_layer}
     return {"": layer}
@@ -47,7 +51,7 @@ def kind_of(layer: keras.Layer) -> Kind:
     """The kind of a layer.
 
     Raises:
-        ValueError: for a layer whose kernels are not known.
+        ValueError: if no kind names the layer.
     """
     for kind in KINDS:
         if isinstance(layer, tuple(getattr(layers, name) for name in kind.names.split())):
@@ -60,7 +64,11 @@ def kind_of(layer: keras.Layer) -> Kind:
 
 
 def einsum_units(layer: layers.EinsumDense) -> tuple[str, tuple[int, ...]]:
-    """Labels of the output units of an EinsumDense layer, and their axes in the kernel."""
+    """Labels of the output units of an EinsumDense layer, and their axes in the kernel.
+
+    Raises:
+        ValueError: if all or none of the kernel's axes are output units.
+    """
     operands, output = layer.equation.split("->")
     kernel = operands.split(",")[1]
     units = "".join(label for label in kernel if label in output)
@@ -73,7 +81,7 @@ def einsum_units(layer: layers.EinsumDense) -> tuple[str, tuple[int, ...]]:
 
 
 def why_not_affine(layer: keras.Layer) -> str | None:
-    """Why the output units of `activation(w.x + bias)` are not to be had in `layer`, or None."""
+    """Why `layer` does not compute `w.x + bias` per output unit; None if it does."""
     if not all(kind_of(part).affine for part in layers_with_kernels(layer).values()):
         return f"{type(layer).__name__} does not compute activation(w.x + bias)"
     if isinstance(layer, layers.EinsumDense):
@@ -84,19 +92,19 @@ def why_not_affine(layer: keras.Layer) -> str | None:
 
 
 def channel_axis(layer: keras.Layer) -> int:
-    """The axis of the output units in the output."""
+    """The axis of the layer's output that holds the output units."""
     return 1 if getattr(layer, "data_format", None) == "channels_first" else -1
 
 
 def unit_sizes(layer: keras.Layer) -> tuple[int, ...]:
-    """The sizes of the last axes of the output, over which EinsumDense units may extend."""
+    """The sizes of the output's axes of units: several for EinsumDense, else one, as -1."""
     if isinstance(layer, layers.EinsumDense):
         return tuple(layer.kernel.shape[axis] for axis in einsum_units(layer)[1])
     return (-1,)
 
 
 def join_units(layer: keras.Layer, x: Tensor) -> Tensor:
-    """`x` with the axes of units, of which an EinsumDense output may have several, as one."""
+    """`x` with its axes of units joined into one. Only EinsumDense may have several."""
     sizes = unit_sizes(layer)
     if len(sizes) == 1:
         return x
@@ -104,7 +112,7 @@ def join_units(layer: keras.Layer, x: Tensor) -> Tensor:
 
 
 def with_bias(layer: keras.Layer) -> dict:
-    """The config that gives `layer` a bias for every unit."""
+    """The part of the config of `layer` that gives every unit a bias."""
     if not isinstance(layer, layers.EinsumDense):
         return {"use_bias": True}
     covered = set(einsum_units(layer)[0]) | set(layer.bias_axes or "")

@@ -39,6 +39,13 @@ class MeanOnlyBatchNormalization(MovingNormalization):
 
     Reference:
         [Weight Normalization](https://arxiv.org/abs/1602.07868), section 4.
+
+    Example:
+        >>> import keras, keras_norms
+        >>> layer = keras_norms.MeanOnlyBatchNormalization()
+        >>> x = keras.ops.array([[1.0], [5.0]])
+        >>> keras.ops.convert_to_numpy(layer(x, training=True)).tolist()
+        [[-2.0], [2.0]]
     """
 
     fusible = False  # for a mean alone, the compiled programs are no faster

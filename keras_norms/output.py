@@ -1,4 +1,4 @@
-"""How results are written: JSON, CSV and Markdown."""
+"""Writes results as JSON, CSV and Markdown."""
 
 import csv
 import json
@@ -10,10 +10,16 @@ from typing import Any
 
 
 def write_json(path: str | PathLike, content: Any) -> None:
-    """Writes JSON that any reader accepts, as a whole or not at all."""
+    """Writes JSON that any reader accepts, the whole file or none of it.
+
+    Args:
+        path: the file.
+        content: what JSON can hold. Other objects are written as their text, and numbers that
+            are not finite as null.
+    """
 
     def finite(value: Any) -> Any:
-        # JSON has no NaN, which a run that diverged leaves.
+        # A run that diverged has NaN among its results, and JSON has no NaN.
         if isinstance(value, Mapping):
             return {key: finite(v) for key, v in value.items()}
         if isinstance(value, (list, tuple)):
@@ -26,7 +32,12 @@ def write_json(path: str | PathLike, content: Any) -> None:
 
 
 def write_csv(path: str | PathLike, rows: Sequence[Mapping]) -> None:
-    """Writes rows, dicts with the same keys, below a header."""
+    """Writes a CSV file with a header.
+
+    Args:
+        path: the file.
+        rows: at least one, all with the same keys, which make the header.
+    """
     with open(path, "w", newline="") as file:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
@@ -34,7 +45,11 @@ def write_csv(path: str | PathLike, rows: Sequence[Mapping]) -> None:
 
 
 def markdown_table(header: Iterable, lines: Iterable[Iterable]) -> str:
-    """A table in Markdown: the header, then one line each; all cells are shown as text.
+    """A table in Markdown.
+
+    Args:
+        header: the names of the columns.
+        lines: for each line its cells. They are shown as text, with "/" for "|".
 
     >>> print(markdown_table(["norm", "error"], [["bn", 0.1]]))
     | norm | error |

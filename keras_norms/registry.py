@@ -3,7 +3,7 @@
 import ast
 import copy
 import dataclasses
-import typing
+from typing import Any, NamedTuple
 
 import keras
 
@@ -13,63 +13,71 @@ from keras_norms.group import GroupNormalization
 from keras_norms.instance import InstanceNormalization
 from keras_norms.mean_only import MeanOnlyBatchNormalization
 from keras_norms.switchable import SwitchableNormalization
+from keras_norms.tree import has_batch_statistics
 from keras_norms.weight import WeightNormalization
 
-# Comparisons should compare norms: one momentum and one epsilon for all that have them.
-_DEFAULTS = {"momentum": 0.9, "epsilon": 1e-5}
 
-# name: (class, arguments that the name stands for, arguments that it sets unless told otherwise)
+class _Named(NamedTuple):
+    """What the name of a norm stands for.
+
+    Attributes:
+        cls: the class of the layer.
+        defaults: arguments that a spec may replace.
+        fixed: arguments that a spec must not give.
+    """
+
+    cls: type
+    defaults: dict[str, Any]
+    fixed: dict[str, Any] = {}
+
+
+# All norms have the same momentum and epsilon, so that a comparison compares the norms alone.
+_MOMENTUM, _EPSILON = {"momentum": 0.9}, {"epsilon": 1e-5}
+_WITHOUT_MEAN = {"mean_only_batch_norm": False, "synchronized": False, "ghost_batch_size": None}
 _NORMS = {
-    "bn": (BatchNormalization, {}, _DEFAULTS),
-    "ln": (GroupNormalization, {"groups": 1}, {"epsilon": 1e-5}),
-    "rms": (keras.layers.RMSNormalization, {}, {"epsilon": 1e-5}),
-    "in": (InstanceNormalization, {}, {"epsilon": 1e-5}),
-    "gn": (GroupNormalization, {}, {"groups": "auto", "epsilon": 1e-5}),
-    "bin": (BatchInstanceNormalization, {}, _DEFAULTS),
-    "sn": (SwitchableNormalization, {}, {"groups": "auto", **_DEFAULTS}),
-    "mobn": (MeanOnlyBatchNormalization, {}, {"momentum": 0.9}),
-    "wn": (
-        WeightNormalization,
-        {
-            "mean_only_batch_norm": False,
-            "momentum": 0.9,
-            "synchronized": False,
-            "ghost_batch_size": None,
-        },
-        {},
-    ),
-    "wn_mobn": (WeightNormalization, {"mean_only_batch_norm": True}, {"momentum": 0.9}),
+    "bn": _Named(BatchNormalization, _MOMENTUM | _EPSILON),
+    "ln": _Named(GroupNormalization, _EPSILON, {"groups": 1}),
+    "rms": _Named(keras.layers.RMSNormalization, _EPSILON),
+    "in": _Named(InstanceNormalization, _EPSILON),
+    "gn": _Named(GroupNormalization, {"groups": "auto"} | _EPSILON),
+    "bin": _Named(BatchInstanceNormalization, _MOMENTUM | _EPSILON),
+    "sn": _Named(SwitchableNormalization, {"groups": "auto"} | _MOMENTUM | _EPSILON),
+    "mobn": _Named(MeanOnlyBatchNormalization, _MOMENTUM),
+    "wn": _Named(WeightNormalization, {}, _WITHOUT_MEAN | _MOMENTUM),
+    "wn_mobn": _Named(WeightNormalization, _MOMENTUM, {"mean_only_batch_norm": True}),
 }
 NAMES = ("none", *_NORMS)
-# What the model around the norm decides, not the spec.
+# Arguments that the model gives to its norms, so that a spec must not.
 _RESERVED = ("name", "batch_axis", "layer")
 
 
 @dataclasses.dataclass(frozen=True)
 class Norm:
-    """A norm that a model can use anywhere; `keras_norms.get` makes one.
+    """A kind of norm, from which a model makes its layers; `keras_norms.get` returns one.
 
     Attributes:
-        spec: what `keras_norms.get` turns into an equal object.
-        use_bias: whether the layer before the norm keeps its bias: not if the norm adds a
-            `beta` of its own.
-        weight_norm: the arguments of `WeightNormalization`, if this norm is one; else None.
+        spec: the spec for which `keras_norms.get` returns an equal object.
+        use_bias: whether the layer before the norm needs a bias. It needs none if the norm adds
+            `beta`.
+        weight_norm: the arguments of `WeightNormalization` if this norm normalizes weights; else
+            None.
         has_batch_statistics: whether training uses statistics of the batch.
-        needs_spatial_axis: whether it refuses activations that have samples and channels only.
+        needs_spatial_axis: whether inputs need axes beside samples and channels.
     """
 
-    spec: typing.Any = dataclasses.field(hash=False)
+    spec: Any = dataclasses.field(hash=False)
     use_bias: bool = True
-    weight_norm: dict[str, typing.Any] | None = dataclasses.field(
-        default=None, compare=False, repr=False
-    )
+    weight_norm: dict[str, Any] | None = dataclasses.field(default=None, compare=False, repr=False)
     has_batch_statistics: bool = dataclasses.field(default=False, compare=False, repr=False)
     needs_spatial_axis: bool = dataclasses.field(default=False, compare=False, repr=False)
-    _template: typing.Any = dataclasses.field(default=None, compare=False, repr=False)
+    # The class and the config of the layer that normalizes activations, or None.
+    _template: tuple[Any, dict[str, Any]] | None = dataclasses.field(
+        default=None, compare=False, repr=False
+    )
 
     @property
     def is_identity(self) -> bool:
-        """Whether it neither normalizes activations nor weights."""
+        """Whether this norm normalizes neither activations nor weights."""
         return self._template is None and self.weight_norm is None
 
     def normalize(
@@ -77,19 +85,19 @@ class Norm:
         name: str | None = None,
         batch_axis: int | tuple[int, ...] = 0,
         zero_init: bool = False,
-        **arguments: typing.Any,
+        **arguments: Any,
     ) -> keras.Layer:
-        """A new layer that normalizes an activation; the identity if this norm does not.
+        """A new layer that normalizes an activation; `Identity` if this norm does not do that.
 
         Args:
             name: str or None, the layer's name.
             batch_axis: int or tuple of ints, the axes whose entries are samples.
-            zero_init: whether `gamma` starts at 0, where the layer has one.
-            **arguments: what the model wants of the layer's other arguments, where it has them.
-                `dtype` holds unless the spec has one.
+            zero_init: whether `gamma` starts at 0, if the layer has one.
+            **arguments: further arguments of the layer. Those that it does not have are left
+                out, and a `dtype` in the spec comes before one given here.
 
         Raises:
-            ValueError: if the layer has no `batch_axis` and needs one other than 0.
+            ValueError: if `batch_axis` is not 0 and the layer has no such argument.
         """
         if self._template is None:
             return keras.layers.Identity(name=name)
@@ -110,31 +118,39 @@ class Norm:
         return cls.from_config(config)
 
     def wrap(self, layer: keras.Layer) -> keras.Layer:
-        """`layer` under weight normalization; `layer` itself if this norm is not one."""
+        """`layer` under weight normalization; `layer` itself if this norm does not do that."""
         if self.weight_norm is None:
             return layer
         return WeightNormalization(layer, name=f"{layer.name}_wn", **self.weight_norm)
 
 
-def get(spec: typing.Any) -> Norm:
+def get(spec: Any) -> Norm:
     """The norm that `spec` stands for.
 
     Args:
-        spec: None or "none"; a name, "bn", "ln", "rms", "in", "gn", "bin", "sn", "mobn", "wn"
-            or "wn_mobn", with arguments in call syntax if wanted, as in `"gn(groups=16)"` or
-            `"sn(statistics=('instance', 'layer'))"`; the serialized config of a layer; a layer
-            class; a function without arguments that returns a layer; or what `get` returned.
+        spec: one of
+
+            - a name, one of `keras_norms.NAMES`, which may have arguments as a call has them:
+              `"gn(groups=16)"`, `"sn(statistics=('instance', 'layer'))"`;
+            - None, for "none";
+            - the serialized config of a layer;
+            - a layer class, or a function without arguments that returns a layer;
+            - a `Norm`, which is returned.
 
     Returns:
-        A `Norm`. Named norms use momentum 0.9 and epsilon 1e-5, and groups="auto".
+        A `Norm`. If the spec does not say otherwise, norms by name have momentum 0.9, epsilon
+        1e-5 and groups="auto".
 
     Raises:
-        ValueError: for an unknown name or argument, or anything else that is no norm.
+        ValueError: if the spec is none of these, or has an unknown name or argument.
 
-    >>> get("gn(groups=16)").normalize(name="norm1").groups
-    16
-    >>> get("wn").use_bias, get("bn").use_bias
-    (True, False)
+    Example:
+        >>> import keras_norms
+        >>> norm = keras_norms.get("gn(groups=16)")
+        >>> norm.normalize(name="norm1").groups
+        16
+        >>> keras_norms.get("bn").use_bias, keras_norms.get("wn").use_bias
+        (False, True)
     """
     if isinstance(spec, Norm):
         return spec
@@ -153,7 +169,7 @@ def get(spec: typing.Any) -> Norm:
     raise ValueError(f"{_expected()} Received: {spec!r}")
 
 
-def _from_string(spec):
+def _from_string(spec: str) -> Norm:
     name, arguments = _parse(spec)
     canonical = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
     canonical = f"{name}({canonical})" if canonical else name
@@ -161,18 +177,18 @@ def _from_string(spec):
         return Norm(canonical)
     if name not in _NORMS:
         raise ValueError(f"{_expected()} Received: {spec!r}")
-    cls, fixed, defaults = _NORMS[name]
+    cls, defaults, fixed = _NORMS[name]
     refused = [key for key in arguments if key in fixed or key in _RESERVED]
     if cls is SwitchableNormalization and "group" not in arguments.get("statistics", ()):
         refused += [key for key in arguments if key == "groups"]
     if refused:
         raise ValueError(
-            f"The norm {name!r} takes no argument {refused[0]!r}: the name or the model around "
-            f"it decides that. Received: {spec!r}"
+            f"The norm {name!r} takes no argument {refused[0]!r}: its name, or the model that "
+            f"uses it, decides that. Received: {spec!r}"
         )
     arguments = {**defaults, **fixed, **arguments}
     weight = cls is WeightNormalization
-    # Which kernels there are is known when a layer is wrapped.
+    # The layer made here only checks the arguments. Kernels are checked when a layer is wrapped.
     probed = {key: value for key, value in arguments.items() if not weight or key != "kernels"}
     try:
         layer = cls(keras.layers.Dense(1), **probed) if weight else cls(**probed)
@@ -187,41 +203,42 @@ def _from_string(spec):
     return _from_layer(canonical, layer)
 
 
-def _parse(spec):
+def _parse(spec: str) -> tuple[str, dict[str, Any]]:
     """`"gn(groups=16)"` as `("gn", {"groups": 16})`."""
     try:
-        # The underscore makes a name of "in", which Python reserves.
-        call = ast.parse("_" + spec.strip(), mode="eval").body
-        function = call.func if isinstance(call, ast.Call) else call
-        keywords = call.keywords if isinstance(call, ast.Call) else []
-        if isinstance(call, ast.Call) and call.args:
+        # Python reserves the word "in"; with an underscore it is a name.
+        expression: Any = ast.parse("_" + spec.strip(), mode="eval").body
+        if not isinstance(expression, ast.Call):
+            return expression.id[1:], {}
+        if expression.args:
             raise ValueError("arguments need their names")
-        arguments = {keyword.arg: ast.literal_eval(keyword.value) for keyword in keywords}
-        if len(arguments) < len(keywords):
+        arguments = {
+            str(keyword.arg): ast.literal_eval(keyword.value) for keyword in expression.keywords
+        }
+        if len(arguments) < len(expression.keywords):
             raise ValueError("an argument is given twice")
-        return function.id[1:], arguments
+        return expression.func.id[1:], arguments  # type: ignore[attr-defined]
     except (SyntaxError, ValueError, AttributeError) as error:
         raise ValueError(f"{_expected()} Received: {spec!r} ({error})") from error
 
 
-def _from_layer(spec, layer):
+def _from_layer(spec: Any, layer: Any) -> Norm:
     if not isinstance(layer, keras.layers.Layer) or isinstance(layer, keras.layers.Wrapper):
         raise ValueError(f"{_expected()} Received: {spec!r}, which makes {layer!r}")
     config = layer.get_config()
     del config["name"]
     if layer.dtype_policy == keras.config.dtype_policy():
-        del config["dtype"]  # so that it follows the policy where it is used
-    of_keras = isinstance(layer, keras.layers.BatchNormalization)
+        del config["dtype"]  # the norm follows the policy that holds where a model uses it
     return Norm(
         spec,
         use_bias=not config.get("center", False),
-        has_batch_statistics=of_keras or getattr(layer, "has_batch_statistics", False),
+        has_batch_statistics=has_batch_statistics(layer),
         needs_spatial_axis=getattr(layer, "needs_positions", False),
         _template=(type(layer), config),
     )
 
 
-def _expected():
+def _expected() -> str:
     return (
         f"A norm is one of {', '.join(map(repr, NAMES))}, with arguments as in "
         "'gn(groups=16)', the config of a layer, a layer class or a function that returns a layer."

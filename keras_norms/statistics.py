@@ -1,69 +1,84 @@
-"""Moving statistics of a model: compute them anew, hold them still."""
+"""Moving statistics of a model: compute them again, freeze and unfreeze them."""
 
 import contextlib
 import itertools
 import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
-from keras_norms.base import Normalization
-from keras_norms.moments import pool
+from keras_norms.moments import Moments, Tensor, pool
 from keras_norms.moving import MovingNormalization, steps_seen
-from keras_norms.tree import all_variables, named_layers
-
-_KERAS_NORMS = (
-    keras.layers.BatchNormalization,
-    keras.layers.GroupNormalization,
-    keras.layers.LayerNormalization,
-    keras.layers.RMSNormalization,
-)
+from keras_norms.tree import all_variables, has_batch_statistics, is_norm, named_layers
 
 
-def freeze(model):
-    """Puts every norm of `model` in inference mode and holds its weights, for fine-tuning.
+def freeze(model: keras.Model) -> None:
+    """Puts every norm of a model in inference mode and stops training its weights.
 
-    Compile the model again afterwards, as after any change of `trainable`.
+    For fine-tuning on small batches, whose statistics are poor. Compile the model again
+    afterwards, as after any change of `trainable`.
 
     Raises:
         ValueError: if the model has no norm.
+
+    Example:
+        >>> import keras, keras_norms
+        >>> model = keras.Sequential([keras.Input((3,)), keras_norms.BatchNormalization()])
+        >>> keras_norms.freeze(model)
+        >>> len(model.trainable_variables)
+        0
     """
     _set_trainable(model, False)
 
 
-def unfreeze(model):
-    """Takes every norm of `model` out of inference mode and trains its weights again.
+def unfreeze(model: keras.Model) -> None:
+    """Lets every norm of a model train again, after `freeze`.
 
     Compile the model again afterwards.
 
     Raises:
         ValueError: if the model has no norm.
+
+    Example:
+        >>> import keras, keras_norms
+        >>> model = keras.Sequential([keras.Input((3,)), keras_norms.BatchNormalization()])
+        >>> keras_norms.freeze(model)
+        >>> keras_norms.unfreeze(model)
+        >>> [variable.name for variable in model.trainable_variables]
+        ['gamma', 'beta']
     """
     _set_trainable(model, True)
 
 
-def recalibrate(model, data, steps=None, exact=False):
-    """Replaces moving statistics by those of `data` under the weights as they are now.
+def recalibrate(
+    model: keras.Model, data: Iterable, steps: int | None = None, exact: bool = False
+) -> int:
+    """Replaces moving statistics by those of `data` under the present weights.
 
         mean = E[m_b],  variance = E[v_b + (m_b - mean)^2]
 
-    over all batches b, each weighted by its number of elements. Norms run in training mode,
-    all other layers in inference mode, and no variable but the moving statistics changes. Works
-    on every layer with batch statistics, `keras.layers.BatchNormalization` included.
+    The expectations are over all batches b, each weighted by its number of elements. Norms run
+    in training mode and all other layers in inference mode. No variable but the moving statistics
+    changes. Works for every norm with batch statistics, `keras.layers.BatchNormalization`
+    included.
 
-    In one pass (the papers' batch average) a norm sees inputs that the norms before it
-    normalized with the statistics of each batch; the result is exact, whatever the split into
-    batches, for the first norm. With `exact=True` it is for all: one pass for each norm, in
-    the order of the data, after the norms before it have their final statistics. The norms inside
-    of one `NormalizedLSTM` share a pass, since each of its steps depends on those before; they
-    are exact where the data is one batch.
+    One pass is the papers' batch average. In it the inputs of a norm depend on how the data is
+    split into batches, since the norms before it use the statistics of each batch. Only the
+    result of the first norm is exact, that is, the same for every split.
+
+    With `exact=True` the result of every norm is. The norms take one pass each, in the order of
+    the data, so that the norms before already have their final statistics. The norms inside of
+    one `NormalizedLSTM` share a pass, since each of its steps depends on those before. They are
+    exact if the data is one batch.
 
     Args:
         model: a built `keras.Model`.
-        data: iterable of batches `x` or `(x, y, ...)`. `exact=True` iterates once per norm, so
-            it must start anew each time, as a list or a `tf.data.Dataset` does.
-        steps: int, how many batches to use; all by default.
+        data: iterable of batches `x` or `(x, y, ...)`. With `exact=True` it is iterated once per
+            norm, so it must start again each time, as a list or a `tf.data.Dataset` does.
+        steps: int, how many batches to use; by default all.
         exact: whether to make one pass for each norm.
 
     Returns:
@@ -75,8 +90,19 @@ def recalibrate(model, data, steps=None, exact=False):
     Reference:
         [Differentiable Learning-to-Normalize](https://arxiv.org/abs/1806.10779), section 3.1,
         "batch average".
+
+    Example:
+        >>> import keras, keras_norms
+        >>> norm = keras_norms.BatchNormalization()
+        >>> model = keras.Sequential([keras.Input((1,)), norm])
+        >>> batches = [keras.ops.array([[1.0], [3.0]]), keras.ops.array([[5.0], [7.0]])]
+        >>> keras_norms.recalibrate(model, batches)  # doctest: +ELLIPSIS
+        recalibrate...
+        2
+        >>> float(norm.moving_mean[0]), float(norm.moving_variance[0])
+        (4.0, 5.0)
     """
-    norms = [layer for layer in named_layers(model).values() if _has_batch_statistics(layer)]
+    norms = [layer for layer in named_layers(model).values() if _has_moving_statistics(layer)]
     if not norms:
         raise ValueError(f"The model {model.name!r} has no built layer with batch statistics.")
     moving = {id(variable) for norm in norms for variable in _moving(norm)}
@@ -88,8 +114,8 @@ def recalibrate(model, data, steps=None, exact=False):
             return _recalibrate(model, norms, data, steps, "recalibrate")
         if iter(data) is data:
             raise ValueError(
-                "exact=True iterates over `data` once per norm. Pass a list or a dataset that "
-                f"starts anew each time. Received: {type(data).__name__}"
+                "exact=True iterates over `data` once per norm. Pass a list, or a dataset that "
+                f"starts again each time. Received: {type(data).__name__}"
             )
         norms = _in_order_of_data(model, norms, data)
         passes = _passes(model, norms)
@@ -102,8 +128,14 @@ def recalibrate(model, data, steps=None, exact=False):
             variable.assign(value)
 
 
-def _recalibrate(model, norms, data, steps, title):
-    """One pass over the data: pools the batch statistics of `norms` and assigns the result."""
+def _recalibrate(
+    model: keras.Model, norms: Sequence, data: Iterable, steps: int | None, title: str
+) -> int:
+    """One pass over the data: pools the batch statistics of `norms` and assigns the result.
+
+    Returns:
+        The number of batches used.
+    """
     pooled = {id(norm): _Pooled() for norm in norms}
     print(title)
     progress = keras.utils.Progbar(steps or _length(data), unit_name="batch")
@@ -124,20 +156,22 @@ def _recalibrate(model, norms, data, steps, title):
     return used
 
 
-def _measuring(norm, pooled):
-    """Makes `norm` run in training mode and hand the statistics of each call to `pooled`."""
+def _measuring(norm: Any, pooled: "_Pooled") -> contextlib.AbstractContextManager[None]:
+    """Makes `norm` run in training mode and add the statistics of each call to `pooled`."""
     ours = isinstance(norm, MovingNormalization)
     return _measuring_ours(norm, pooled) if ours else _measuring_keras(norm, pooled)
 
 
 @contextlib.contextmanager
-def _measuring_ours(norm, pooled):
+def _measuring_ours(norm: Any, pooled: "_Pooled") -> Iterator[None]:
     trainable, normalize = norm.trainable, norm.normalize
 
-    def normalize_in_training(inputs, training=None, mask=None, first_step=0):
+    def normalize_in_training(
+        inputs: Tensor, training: Any = None, mask: Tensor | None = None, first_step: Any = 0
+    ) -> tuple[Tensor, Moments | None]:
         return normalize(inputs, True, mask, first_step)
 
-    def measure(batch, first_step=0):
+    def measure(batch: Moments, first_step: Any = 0) -> None:
         batch = norm.in_moving_shape(pool(batch, norm.pooled_axes), first_step)
         mean, variance, count = map(ops.convert_to_numpy, batch)
         pooled.add(count, mean, variance)
@@ -152,17 +186,18 @@ def _measuring_ours(norm, pooled):
 
 
 @contextlib.contextmanager
-def _measuring_keras(norm, pooled):
+def _measuring_keras(norm: Any, pooled: "_Pooled") -> Iterator[None]:
     before = [ops.convert_to_numpy(variable) for variable in _moving(norm)]
     momentum, trainable = norm.momentum, norm.trainable
     call = norm.call
 
-    def measured_call(inputs, training=None, mask=None):
+    def measured_call(inputs: Tensor, training: Any = None, mask: Tensor | None = None) -> Tensor:
         outputs = call(inputs, training=True, mask=mask)
         pooled.add(_count(inputs, mask, norm.axis), *map(ops.convert_to_numpy, _moving(norm)))
         return outputs
 
-    # Without momentum the moving statistics are those of the last batch, if they were finite.
+    # With momentum 0 a call leaves its own statistics as the moving ones: 0 * moving + 1 * batch.
+    # That holds for finite moving statistics, so they start at 0.
     for variable in _moving(norm):
         variable.assign(ops.zeros(variable.shape))
     norm.momentum, norm.trainable, norm.call = 0.0, True, measured_call
@@ -178,10 +213,12 @@ def _measuring_keras(norm, pooled):
 class _Pooled:
     """Mean and variance of the union of batches, in float64 by the law of total variance."""
 
-    def __init__(self):
-        self.count = self.mean = self.variance = 0.0
+    def __init__(self) -> None:
+        self.count: Any = 0.0
+        self.mean: Any = 0.0
+        self.variance: Any = 0.0
 
-    def add(self, count, mean, variance=0.0):
+    def add(self, count: Any, mean: np.ndarray, variance: Any = 0.0) -> None:
         total = np.maximum(self.count + count, 1)
         new, old = count / total, self.count / total
         distance = mean.astype("float64") - self.mean
@@ -189,7 +226,7 @@ class _Pooled:
         self.mean = self.mean + new * distance
         self.count = self.count + count
 
-    def assign_to(self, norm):
+    def assign_to(self, norm: Any) -> None:
         for variable, value in zip(_moving(norm), (self.mean, self.variance), strict=False):
             old = ops.convert_to_numpy(variable)
             variable.assign(np.where(self.count > 0, value, old).astype(old.dtype))
@@ -197,18 +234,18 @@ class _Pooled:
             norm.moving_steps.assign(steps_seen(self.count))
 
 
-def _in_order_of_data(model, norms, data):
+def _in_order_of_data(model: keras.Model, norms: list, data: Iterable) -> list:
     """`norms` in the order in which one batch passes them."""
-    order = {}
+    order: dict[int, Any] = {}
 
-    def recorded(norm, call):
-        def recorded_call(*args, **kwargs):
+    def recorded(norm: Any, call: Callable) -> Callable:
+        def recorded_call(*args: Any, **kwargs: Any) -> Any:
             order.setdefault(id(norm), norm)
             return call(*args, **kwargs)
 
         return recorded_call
 
-    # A loop over time applies its norms, and calls none of them.
+    # `NormalizedLSTM` uses the method `normalize` of its norms, and does not call them.
     entries = [(n, "normalize" if isinstance(n, MovingNormalization) else "call") for n in norms]
     for norm, entry in entries:
         setattr(norm, entry, recorded(norm, getattr(norm, entry)))
@@ -221,33 +258,40 @@ def _in_order_of_data(model, norms, data):
     return list(order.values()) or norms
 
 
-def _passes(model, norms):
-    """`norms` one by one, but those of one loop over time together."""
+def _passes(model: keras.Model, norms: Sequence) -> list[list]:
+    """Groups `norms` by pass: each on its own, except that one loop over time is one group."""
     loops = {
         id(norm): layer
         for layer in named_layers(model).values()
         for norm in getattr(layer, "loop_norms", ())
     }
-    passes = {}
+    passes: dict[int, list] = {}
     for norm in norms:
         passes.setdefault(id(loops.get(id(norm), norm)), []).append(norm)
     return list(passes.values())
 
 
-def _has_batch_statistics(layer):
-    if isinstance(layer, keras.layers.BatchNormalization) and layer.renorm:
+def _has_moving_statistics(layer: Any) -> bool:
+    """Whether a layer is a built norm with batch statistics.
+
+    Raises:
+        ValueError: if it is Keras's batch normalization with `renorm`.
+    """
+    if not has_batch_statistics(layer) or layer.moving_mean is None:
+        return False
+    if getattr(layer, "renorm", False):
         raise ValueError(f"Batch renormalization is not supported. Received: layer {layer.name!r}")
-    kinds = (MovingNormalization, keras.layers.BatchNormalization)
-    return isinstance(layer, kinds) and layer.moving_mean is not None
+    return True
 
 
-def _moving(norm):
+def _moving(norm: Any) -> list[keras.Variable]:
+    """The moving statistics of a norm that are to be replaced."""
     variables = (norm.moving_mean, getattr(norm, "moving_variance", None))
     return [variable for variable in variables if variable is not None]
 
 
-def _count(inputs, mask, axis):
-    """How many elements of `inputs` each channel has, those that the mask drops aside."""
+def _count(inputs: Tensor, mask: Tensor | None, axis: int) -> Any:
+    """How many elements of `inputs` each channel has, without those that the mask drops."""
     shape = inputs.shape
     if mask is None:
         return math.prod(shape) / shape[axis]
@@ -256,21 +300,20 @@ def _count(inputs, mask, axis):
     return np.moveaxis(mask, axis, -1).reshape(-1, shape[axis]).sum(0)
 
 
-def _inputs(batch):
+def _inputs(batch: Any) -> Any:
     return batch[0] if isinstance(batch, (tuple, list)) else batch
 
 
-def _length(data):
+def _length(data: Iterable) -> int | None:
     """The number of batches if it is known without iterating, else None."""
     try:
-        return len(data)
+        return len(data)  # type: ignore[arg-type]
     except TypeError:
         return None
 
 
-def _set_trainable(model, trainable):
-    kinds = (Normalization, *_KERAS_NORMS)
-    norms = [layer for layer in named_layers(model).values() if isinstance(layer, kinds)]
+def _set_trainable(model: keras.Model, trainable: bool) -> None:
+    norms = [layer for layer in named_layers(model).values() if is_norm(layer)]
     if not norms:
         raise ValueError(f"The model {model.name!r} has no normalization layer.")
     for norm in norms:

@@ -46,6 +46,13 @@ class SwitchableNormalization(MovingNormalization):
 
     Reference:
         [Differentiable Learning-to-Normalize](https://arxiv.org/abs/1806.10779), section 2.
+
+    Example:
+        >>> import keras, keras_norms
+        >>> layer = keras_norms.SwitchableNormalization(statistics=("instance", "batch"))
+        >>> layer.build((None, 8, 8, 3))
+        >>> layer.importance()["mean"]
+        {'instance': 0.5, 'batch': 0.5}
     """
 
     control_weights = ("mean_logits", "variance_logits")

@@ -1,18 +1,31 @@
-"""Walks the layers of a model."""
+"""Finds the layers of a model, its norms and its variables."""
+
+from typing import Any
 
 import keras
 
+from keras_norms.base import Normalization
 
-def named_layers(model):
+# Keras's own norms do not say that they are norms.
+_KERAS_NORMS = (
+    keras.layers.BatchNormalization,
+    keras.layers.GroupNormalization,
+    keras.layers.LayerNormalization,
+    keras.layers.RMSNormalization,
+)
+
+
+def named_layers(model: keras.Layer) -> dict[str, keras.Layer]:
     """Every layer below `model`, nested ones included, as `{path: layer}` in model order.
 
-    A path joins layer names from the model down, and is unique: `layer.path` is not, since a
-    model built by the functional API does not appear in the paths of its layers. A layer that
-    is used twice appears once.
+    A path joins layer names from the model down, and is unique. `layer.path` is not: a model
+    built by the functional API does not appear in the paths of its layers. A layer that is used
+    twice appears once.
     """
-    found, seen = {}, set()
+    found: dict[str, keras.Layer] = {}
+    seen = set()
 
-    def visit(parent, prefix):
+    def visit(parent: keras.Layer, prefix: str) -> None:
         for layer in parent._flatten_layers(include_self=False, recursive=False):
             if id(layer) in seen:
                 continue
@@ -27,8 +40,23 @@ def named_layers(model):
     return found
 
 
-def all_variables(layer):
-    """All variables of `layer` and below; Keras leaves the states of stateful RNNs out."""
+def is_norm(layer: Any) -> bool:
+    """Whether a layer normalizes activations: one of this package or of Keras."""
+    return isinstance(layer, (Normalization, *_KERAS_NORMS))
+
+
+def has_batch_statistics(layer: Any) -> bool:
+    """Whether a layer is a norm that trains with statistics of the batch."""
+    if isinstance(layer, Normalization):
+        return layer.has_batch_statistics
+    return isinstance(layer, keras.layers.BatchNormalization)
+
+
+def all_variables(layer: keras.Layer) -> list[keras.Variable]:
+    """All variables of `layer` and of the layers below it.
+
+    Those are `layer.variables` and the states of stateful RNNs, which Keras leaves out.
+    """
     states = [getattr(sublayer, "states", None) for sublayer in layer._flatten_layers()]
     found = [*layer.variables, *keras.tree.flatten(states)]
     return list({id(v): v for v in found if isinstance(v, keras.Variable)}.values())

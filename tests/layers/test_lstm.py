@@ -33,7 +33,7 @@ over = pytest.mark.parametrize("spec", SPECS)
 
 
 def but(values, *default, ids=None):
-    """Parameters of which all but some are slow."""
+    """Test parameters; those not in `default` are marked slow."""
     return [
         pytest.param(v, id=ids[i] if ids else None, marks=[] if v in default else pytest.mark.slow)
         for i, v in enumerate(values)
@@ -48,7 +48,7 @@ def layer_of(spec, rng=None, shape=SHAPE, **options):
 
 
 def randomize(layer, rng):
-    """Gives every weight a value that a test can tell from any other."""
+    """Gives every weight a different value, so that tests see when two are confused."""
     draw = {
         "kernel": lambda shape: rng.normal(0, 0.7, shape),
         "recurrent_kernel": lambda shape: rng.normal(0, 0.7, shape),
@@ -90,7 +90,7 @@ def call(layer, x, training=False, mask=None, state=None):
 
 
 def slopes(layer, x, dy, training=True, mask=None, state=None):
-    """Gradients of `sum(dy * outputs)`, states among them: `{"x": ..., "h": ..., name: ...}`."""
+    """Gradients of `sum(dy * (outputs and states))`: `{"x": ..., "h": ..., name: ...}`."""
     kwargs = {} if mask is None else {"mask": tensor(mask)}
     states = constants(layer.non_trainable_variables)
     names = {id(v): name for name, v in variables(layer).items()}
@@ -108,7 +108,7 @@ def slopes(layer, x, dy, training=True, mask=None, state=None):
 
 
 def draws(rng, shape=SHAPE):
-    """Inputs, initial states, and what the outputs and states weigh in a loss."""
+    """Inputs, initial states, and the weights of outputs and states in a loss."""
     batch, time, _ = shape
     x, state = rng.normal(1, 2, shape), rng.normal(0, 1, (2, batch, UNITS))
     dy = [rng.normal(0, 1, s) for s in ((batch, time, UNITS), (batch, UNITS), (batch, UNITS))]
@@ -161,7 +161,7 @@ def check(layer, x, mask=None, state=None, first_step=0):
 def test_formulas(spec, case, padding, rng):
     layer = layer_of(spec, rng, **CASES[case])
     x, state, _ = draws(rng)
-    # Keras's loop, which norm="none" uses, is told what an output was before by a state on JAX.
+    # On JAX, Keras's loop (norm="none") takes the output of a masked first step from the state.
     mask = MASKS[padding]
     check(layer, x, mask, None if spec == "none" and mask is not None else state)
 
@@ -247,7 +247,7 @@ def test_loop_and_unrolled(spec, padding, training, rng):
     same(values(loop), values(unrolled))
 
 
-@needs_tensorflow  # for its float64: the statistics of two samples are steep
+@needs_tensorflow  # needs float64: statistics of two samples have large derivatives
 @pytest.mark.parametrize("padding", ["no mask", "holes"])
 @pytest.mark.parametrize("spec", KINDS)
 def test_gradients_are_those_of_the_reference(spec, padding, rng):
@@ -314,12 +314,12 @@ def beside_keras(spec, options, rng):
 @pytest.mark.parametrize("option", OPTIONS)
 @pytest.mark.parametrize("spec", ["none", "wn"])
 def test_equals_keras(spec, option, rng):
-    """With norm="none" in Keras's loop, under weight normalization as it starts in our own."""
+    """norm="none" runs in Keras's loop; weight normalization, as it starts, in ours."""
     ours, theirs = beside_keras(spec, OPTIONS[option], rng)
     x, _, _ = draws(rng)
     for padding in ("right",) if spec == "none" else ("no mask", "right", "left", "empty"):
         if option == "zeros" and BACKEND == "jax":
-            continue  # Keras's states are no outputs there
+            continue  # Keras does not return the states there
         for training in (False, True):
             arguments = training, MASKS[padding]
             same(call(ours, x, *arguments), call(theirs, x, *arguments), 1e-6)
@@ -354,7 +354,7 @@ def test_gradients_equal_keras(spec, rng):
 @pytest.mark.parametrize("spec", ["ln", "bn", "wn_mobn"])
 @pytest.mark.parametrize("rates", [(0.5, 0.0), (0.5, 0.5)], ids=str)
 def test_dropout(spec, rates, rng):
-    """The same units at every step of a call, others in the next; none at inference."""
+    """Drops the same units at every step of a call, others in the next; none at inference."""
     layer = layer_of(spec, rng, dropout=rates[0], recurrent_dropout=rates[1], seed=3)
     without = layer_of(spec)
     for mine, other in zip(variables(without).values(), variables(layer).values(), strict=True):
@@ -364,7 +364,7 @@ def test_dropout(spec, rates, rng):
     one, two = call(layer, x, True)[0], call(layer, x, True)[0]
     assert np.abs(one - two).max() > 1e-3
     assert np.abs(one - call(without, x, True)[0]).max() > 1e-3
-    if rates[1] == 0:  # with recurrent dropout, each gate drops others
+    if rates[1] == 0:  # recurrent dropout drops other units for each gate
         dx = slopes(layer, x, dy, True, None, np.zeros((2, 4, UNITS)))["x"]
         dropped = np.abs(dx).max(1) == 0
         assert dropped.any() and not dropped.all()
@@ -377,7 +377,7 @@ def test_dropout(spec, rates, rng):
 @over
 @pytest.mark.parametrize("training", [False, True])
 def test_padded_equals_truncated(spec, training, rng):
-    """The longest sequence has four steps; what is after them does not exist."""
+    """The longest sequence has four steps; padding after them changes nothing."""
     x, state, _ = draws(rng)
     mask = steps < np.array([[4], [2], [1], [3]])
     results = []
@@ -414,21 +414,21 @@ def test_left_padding_and_backwards_equal_truncated_for_norms_of_single_samples(
 @over
 @pytest.mark.parametrize("training", but([False, True], True))
 def test_what_padding_holds_reaches_nothing(spec, training, rng):
-    """Not even NaN: neither outputs nor statistics nor gradients."""
+    """NaN in padding reaches neither outputs nor statistics nor gradients."""
     x, state, dy = draws(rng)
     mask = MASKS["holes"]
     results = []
     for padding in (x, np.where(mask[..., None], x, np.nan)):
         layer = layer_of(spec, np.random.default_rng(1))
         results.append([*call(layer, padding, training, mask, state), values(layer)])
-        if spec != "none":  # whose loop is Keras's
+        if spec != "none":  # Keras's loop does not promise this
             results[-1].append(slopes(layer, padding, dy, training, mask, state))
     same(*results)
 
 
 @pytest.mark.parametrize("spec", ["ln", "bn", "sn", "wn_mobn"])
 def test_masks_of_an_embedding(spec, rng):
-    """And what the layer hands on is masked alike."""
+    """The layers after this one get the same mask."""
     ids = np.array([[3, 1, 2, 0, 0, 0], [1, 2, 1, 2, 0, 0]], "int32")
     embedding = layers.Embedding(4, 3, mask_zero=True)
     layer = NormalizedLSTM(UNITS, norm=spec, return_sequences=True, name="lstm")
@@ -448,7 +448,7 @@ def test_masks_of_an_embedding(spec, rng):
 
 
 def test_inference_uses_moving_statistics_of_each_step(rng):
-    """After enough identical batches, inference is what training was."""
+    """After enough identical batches, inference equals training."""
     layer = layer_of("bn", rng)
     for norm in (*layer.input_norms, *layer.recurrent_norms, *layer.cell_norms):
         norm.momentum = 0.0
@@ -471,7 +471,7 @@ def test_an_untrainable_layer_is_frozen(spec, how, rng):
     before, inference = values(layer), call(layer, x, False, None, state)
     same(call(layer, x, True, None, state), inference, 0)
     same(values(layer), before, 0)
-    layer.trainable = False  # for what is set is set for all below
+    layer.trainable = False  # each of these sets the norms below as well
     layer.trainable = True
     call(layer, x, True, None, state)
     moved = values(layer)["recurrent_norm/moving_mean"] - before["recurrent_norm/moving_mean"]
@@ -495,7 +495,7 @@ def test_some_norms_frozen(rng):
 
 @pytest.mark.parametrize("spec", ["ln", *BATCH])
 def test_a_stateful_layer_counts_on(spec, rng):
-    """States and step numbers go from call to call, training and inference, until the reset."""
+    """Calls keep states and step numbers, in training and inference, until a reset."""
     layer = layer_of(spec, rng, stateful=True)
     state, first = np.zeros((2, 4, UNITS)), 0
     for training in (True, False, True, False):
@@ -512,13 +512,13 @@ def test_a_stateful_layer_counts_on(spec, rng):
 
 @pytest.mark.parametrize("spec", ["ln", "bn"])
 def test_a_loaded_stateful_layer_starts_over(spec, rng, tmp_path):
-    """As Keras's own does: a file holds no states, hence no number of steps either."""
+    """A file holds no states, as for Keras's LSTM, and no number of steps."""
     inputs = keras.Input(batch_shape=SHAPE)
     model = keras.Model(inputs, layer_of(spec, dtype="float32", stateful=True)(inputs))
     randomize(model.layers[-1], rng)
     x = rng.normal(1, 2, SHAPE).astype("float32")
 
-    def run(model):  # not by `call`, for compiled functions of JAX keep no states
+    def run(model):  # not with `call`: compiled functions of JAX keep no states
         return keras.tree.map_structure(to_numpy, model(tensor(x)))
 
     first = run(model)
@@ -528,7 +528,7 @@ def test_a_loaded_stateful_layer_starts_over(spec, rng, tmp_path):
     loaded = keras.models.load_model(tmp_path / "model.keras")
     same(run(loaded), first, 1e-6)
     same(run(loaded), second, 1e-6)
-    # Weights that are loaded into a live model leave its state alone.
+    # Loading weights into a model does not change its states.
     model.save_weights(tmp_path / "model.weights.h5")
     third = run(model)
     loaded.load_weights(tmp_path / "model.weights.h5")
@@ -639,7 +639,7 @@ every = pytest.mark.parametrize("spec", [s for _, s in EVERY], ids=[name for nam
 @every
 @pytest.mark.parametrize("cls", [NormalizedLSTM, NormalizedLSTMCell])
 def test_configurations(spec, cls):
-    """JSON, the same before and after build, and of a layer that does the same."""
+    """A config is JSON, the same before and after build, and makes an equal layer."""
     options = {"per_gate": True, "use_bias": False, "dtype": "mixed_float16", "name": "mine"}
     if cls is NormalizedLSTM:
         options |= {"max_steps": 7, "gamma_initializer": "ones", "go_backwards": True}
@@ -703,7 +703,7 @@ def lstms(model):
 
 @needs_tensorflow
 def test_exported_models_are_exact(rng, tmp_path):
-    """Served at numbers of samples and steps that the export did not know."""
+    """An exported model runs at numbers of samples and steps that differ from the export's."""
     import tensorflow as tf
 
     inputs = keras.Input((None,), dtype="int32")
@@ -786,7 +786,7 @@ def test_fit_with_mixed_precision(policy, spec):
 
 @pytest.mark.parametrize("spec", but(KINDS, "bn", "wn"))
 def test_mixed_precision_is_close_to_float32(spec, rng):
-    """Masked and not, with moving statistics of its own in float32."""
+    """With and without a mask; moving statistics are float32."""
     full, half = layer_of(spec, rng, dtype="float32"), layer_of(spec, dtype="mixed_bfloat16")
     for mine, other in zip(variables(half).values(), variables(full).values(), strict=True):
         mine.assign(other)

@@ -61,7 +61,7 @@ def test_multiplier_scales_the_update_itself(name):
 
 
 def test_l2_goes_through_the_momentum():
-    # Rate .1, momentum .9, decay .01, 50 steps without gradient: the figures of both forms.
+    # 50 steps without gradient: l2 through the momentum leaves 0.644 of a weight.
     rate, momentum, l2, steps = 0.1, 0.9, 0.01, 50
     weight, velocity = 1.0, 0.0
     for _ in range(steps):

@@ -50,7 +50,7 @@ def test_names(spec, cls):
     assert type(layer) is cls and layer.name == "norm1"
     assert norm.normalize().name != norm.normalize().name
     assert layer(np.ones((2, 4, 4, 8))).shape == (2, 4, 4, 8)
-    # The same numbers for all, so that comparisons compare norms.
+    # All norms have the same numbers, so that a comparison compares the norms alone.
     assert getattr(layer, "epsilon", 1e-5) == 1e-5
     assert getattr(layer, "momentum", 0.9) == 0.9
     if getattr(layer, "gamma", None) is not None:

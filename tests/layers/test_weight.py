@@ -63,7 +63,7 @@ def tape_gradients(layer, x, upstream, variables):
     return [g.numpy() for g in tape.gradient(loss, [x] + [v.value for v in variables])]
 
 
-# layer, shape of its input, {gain: (kernel, axes that the norm of the kernel sums over)}
+# layer, shape of its input, {gain: (kernel, the axes over which ||v|| sums)}
 CASES = {
     "dense": (lambda **k: layers.Dense(4, **k), (5, 3), {"gain": ("kernel", (0,))}),
     "dense_no_bias": (
@@ -137,7 +137,7 @@ CASES = {
         {"gain": ("kernel", (0, 1))},
     ),
 }
-CHANNELS = list(CASES)  # which compute activation(w.x + bias)
+CHANNELS = list(CASES)  # layers that compute activation(w.x + bias)
 INITIALIZED = [name for name in CHANNELS if "separable" not in name]
 CASES |= {
     "conv2d_groups": (
@@ -283,9 +283,9 @@ def test_kernels_chooses():
     wrapper.layer.cell.recurrent_kernel.assign(2 * wrapper.layer.cell.recurrent_kernel)
     y = array(wrapper(x))
     wrapper.layer.cell.recurrent_kernel.assign(2 * wrapper.layer.cell.recurrent_kernel)
-    np.testing.assert_allclose(array(wrapper(x)), y, atol=1e-6)  # the length of v has no effect
+    np.testing.assert_allclose(array(wrapper(x)), y, atol=1e-6)  # scaling v has no effect
     wrapper.layer.cell.kernel.assign(2 * wrapper.layer.cell.kernel)
-    assert np.abs(array(wrapper(x)) - y).max() > 1e-3  # that of the plain kernel has
+    assert np.abs(array(wrapper(x)) - y).max() > 1e-3  # scaling the plain kernel has
 
 
 def units_of(name):
@@ -358,7 +358,7 @@ def test_channels_first_is_channels_last_transposed(make):
     first.set_weights(last.get_weights())
     x_first = x.transpose(0, 3, 1, 2)
     if isinstance(last.layer, layers.Conv2DTranspose):
-        mask = np.pad(mask, ((0, 0), (0, 4), (0, 4)))  # its output is larger
+        mask = np.pad(mask, ((0, 0), (0, 4), (0, 4)))  # the output is larger
     for options in ({"training": True}, {"training": True, "mask": mask}, {"training": False}):
         y = array(last(x, **options))
         np.testing.assert_allclose(
@@ -418,7 +418,7 @@ def test_mask_of_an_embedding_reaches_mean_and_rnn():
 
 
 def expected_init(wrapper, kernel, axes, x, units=1):
-    """gain and bias for `x` from the formula, by way of a plain layer with v / ||v||."""
+    """gain and bias for `x` by the formula, with a plain layer whose kernel is v / ||v||."""
     options = {"use_bias": False} if hasattr(wrapper.layer, "use_bias") else {"bias_axes": None}
     plain = copy(wrapper.layer, x.shape, activation=None, **options)
     get(plain, kernel).assign(direction(array(get(wrapper.layer, kernel)), axes))
@@ -501,7 +501,7 @@ def test_initialize_refuses(layer):
 
 
 class Everything(keras.Model):
-    """Every way in which a layer sits in a model, and every kind of state."""
+    """A model with layers in all places (nested, shared, wrapped) and all kinds of state."""
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
@@ -535,7 +535,7 @@ def test_data_dependent_init():
     may_change += [nested.gain, nested.layer.bias, model.last.gain]
     changes = {path for path, value in snapshot(model).items() if (value != before[path]).any()}
     assert changes == {variable.path for variable in may_change}
-    for state in model.rnn.layer.states:  # which `model.variables` leaves out
+    for state in model.rnn.layer.states:  # `model.variables` leaves them out
         np.testing.assert_array_equal(array(state), states.pop(0))
     first = array(model.shared(x))
     np.testing.assert_allclose(first.std((0, 1)), 1, rtol=1e-5)
@@ -598,7 +598,7 @@ def test_nothing_initializes_by_itself():
 
 
 def small_model(*more):
-    """Takes sequences of any length. The dropout has a seed to advance, and no effect."""
+    """Takes sequences of any length. Its dropout advances a seed but drops nothing."""
     model = keras.Sequential(
         [
             keras.Input((None, 3)),
@@ -711,7 +711,7 @@ def test_mixed_precision_normalizes_in_float32():
 def test_a_huge_kernel_of_a_mixed_layer_does_not_overflow():
     wrapper = WeightNormalization(layers.Dense(2, use_bias=False, dtype="mixed_float16"))
     wrapper.build((4, 3))
-    wrapper.layer.kernel.assign(np.full((3, 2), 1e5))  # not to be had in float16
+    wrapper.layer.kernel.assign(np.full((3, 2), 1e5))  # too large for float16
     wrapper.gain.assign([1.0, 1.0])
     np.testing.assert_allclose(array(wrapper(np.ones((4, 3)))), np.sqrt(3), rtol=1e-3)
 
@@ -742,7 +742,7 @@ def test_states_of_a_stateful_rnn_advance(bidirectional):
     plain = wrapper.remove()
     second = array(wrapper(x))
     assert np.abs(first - second).max() > 1e-3
-    np.testing.assert_allclose(array(plain(x)), second, atol=1e-6)  # it goes on where this was
+    np.testing.assert_allclose(array(plain(x)), second, atol=1e-6)  # from the same state
     wrapper.layer.reset_state()
     np.testing.assert_allclose(array(wrapper(x)), first, atol=1e-6)
 
@@ -827,7 +827,7 @@ def test_refuses(make, match):
 
 
 def scenario():
-    """Numbers on which all backends have to agree, to the rounding."""
+    """Numbers on which all backends must agree, up to rounding."""
     model, x, y = small_model(), normal(8, 6, 3) + 1, normal(8, 2)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "data_dependent_init left out")
@@ -920,7 +920,7 @@ def test_two_replicas_are_one():
         assert all((a != b).any() for a, b in zip(before, alone.get_weights(), strict=True))
         check_equal(1e-6)
 
-        # Inside the replicas, of which each has half of the batch.
+        # Inside the replicas; each has half of the batch.
         halves = strategy.experimental_distribute_values_from_function(
             lambda context: tf.constant(
                 x[:6] if context.replica_id_in_sync_group == 0 else x[6:]

@@ -106,7 +106,7 @@ def test_means_change_and_entropy():
     means = run.means()
     assert list(means) == ["stem", "stage1", "stage2", "net"]
     assert means["stem"]["both"] == pytest.approx({"instance": 0.3, "layer": 0.2, "batch": 0.5})
-    # A statistic that a layer leaves out counts as 0.
+    # A statistic that a layer does not use counts as 0.
     expected = {"instance": 0.1, "layer": 0.65, "batch": 0.25}
     assert means["stage1"]["mean"] == pytest.approx(expected)
     assert means["stage2"] == {"gate": {"instance": 0.75, "batch": 0.25}}
@@ -274,7 +274,7 @@ def test_what_cannot_be_read_says_why(make, message, tmp_path, monkeypatch, caps
     path = make(tmp_path)
     with pytest.raises(ValueError, match=message):
         analysis.read(path)
-    # And the script says the same in one line.
+    # The script says the same in one line.
     with pytest.raises(SystemExit) as exit:
         script().main([str(path)])
     assert exit.value.code == 2
@@ -387,7 +387,7 @@ def test_bars_are_the_weights_in_fixed_colours():
     run = make_run(PAPER)
     figure = figures.stacked_bars(run)
     legend = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert legend == ["BN", "LN", "IN"]  # as they stand on each other
+    assert legend == ["BN", "LN", "IN"]  # from top to bottom, as the bars are stacked
     for axis, kind in zip(figure.axes, ("mean", "variance"), strict=True):
         assert kind in axis.get_ylabel()
         for bars, s in zip(axis.containers, ("instance", "layer", "batch"), strict=True):

@@ -1,4 +1,4 @@
-"""SwitchLogger, judged by what stands in its event files."""
+"""SwitchLogger, by what its event files hold."""
 
 import re
 import warnings
@@ -38,7 +38,7 @@ def read_events(folder):
     return tags
 
 
-def make_model(run_eagerly=True, **kwargs):  # which at this size is faster than tracing
+def make_model(run_eagerly=True, **kwargs):  # a model this small runs faster than it traces
     """Switches and gates of several kinds, some in a nested model."""
     inner = keras.Sequential(
         [
@@ -82,7 +82,7 @@ def fit(model, *loggers, batch_size=4, **kwargs):
 
 
 class Watch(keras.callbacks.Callback):
-    """What the layers say themselves, by step."""
+    """Records `importance(model)` by step."""
 
     def on_train_begin(self, logs=None):
         self.seen = {0: importance(self.model)}
@@ -162,7 +162,7 @@ def test_custom_scalars_put_the_layers_of_a_stage_together(run):
         "stage1": [f"{path} {kind}" for path in PATHS[1:3] for kind in ("mean", "variance")],
         "stage2": ["stage2_norm gate"],
     }
-    # Every scalar stands in one chart, as the plugin matches them, and no chart is empty.
+    # By the regular expressions of the plugin, every scalar is in one chart and no chart is empty.
     scalars = [t for t in events if t.startswith(("switch/", "gate/", "importance/"))]
     shown = []
     for category in layout.category:
@@ -210,7 +210,7 @@ def test_a_resumed_run_continues_its_curves(tmp_path):
     fit(model, SwitchLogger(tmp_path / "log", figures=False), initial_epoch=2, epochs=4)  # killed
 
     class Restore(keras.callbacks.Callback):
-        """Like BackupAndRestore, which may stand after the logger in the list."""
+        """Restores a checkpoint, as BackupAndRestore does, and may come after the logger."""
 
         def on_train_begin(self, logs=None):
             source = keras.saving.load_model(saved)

@@ -247,7 +247,7 @@ class Normalization(keras.layers.Layer):
         return True
 
     def _batch_moments(
-        self, x: Tensor, instance: Moments | None, training: bool | None, first_step: Any
+        self, x: Tensor, instance: Any, training: bool | None, first_step: Any
     ) -> tuple[Moments | None, Moments | None]:
         """`Moments` to normalize by, and those that update the moving statistics."""
         return None, None
@@ -298,7 +298,7 @@ class Normalization(keras.layers.Layer):
             kwargs.setdefault(option, getattr(self, f"{name}_{option}", None))
         return self.add_weight(name=name, shape=shape, autocast=False, **kwargs)
 
-    def _per_channel(self, weight: Any, dtype: str | None = None) -> Tensor | None:
+    def _per_channel(self, weight: Any, dtype: str | None = None) -> Tensor:
         """`weight` in the rank of the input, so that it broadcasts against it."""
         if weight is None:
             return None

@@ -105,7 +105,7 @@ class BatchNormalization(MovingNormalization):
         renorm_stddev = self._per_channel(weights["renorm_stddev"], mean.dtype)
         # At least the smallest that a batch can have, early in training too.
         renorm_stddev = ops.maximum(renorm_stddev, self.epsilon**0.5)
-        limits = self.renorm_clipping
+        limits = self.renorm_clipping or {}
         r = ops.stop_gradient(1 / (inverse_std * renorm_stddev))
         d = ops.stop_gradient((mean - renorm_mean) / renorm_stddev)
         if "rmin" in limits:

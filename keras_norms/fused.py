@@ -13,7 +13,8 @@ is kept, and three numbers for each channel of each sample.
 import functools
 import math
 import threading
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import keras
 from keras import ops
@@ -22,6 +23,8 @@ from keras_norms.moments import Moments, Tensor, constant, elements, replica_con
 
 if TYPE_CHECKING:
     from keras_norms.base import Normalization
+
+Weights = Mapping[str, Tensor]
 
 # Below this many elements the programs cost as much as they save.
 LEAST_ELEMENTS = 2**17
@@ -79,7 +82,13 @@ def normalize(layer: "Normalization", inputs: Tensor) -> tuple[Tensor, Moments |
     return y, Moments(*batch) if batch else None
 
 
-def _make_program(cls, settings, compute_dtype, sizes, input_dtype):
+def _make_program(
+    cls: type["Normalization"],
+    settings: tuple[tuple[str, Any], ...],
+    compute_dtype: str,
+    sizes: tuple[int, ...],
+    input_dtype: Any,
+) -> Callable:
     """A function `(x, weights) -> (y, batch)`, for all layers and inputs with these properties.
 
     `weights` are those of the layer by name, so that layers share a program and no model is
@@ -94,7 +103,9 @@ def _make_program(cls, settings, compute_dtype, sizes, input_dtype):
     dtype = keras.backend.result_type(input_dtype, compute_dtype, "float32")
     compiled = functools.partial(tf.function, jit_compile=True, autograph=False)
 
-    def coefficients(x, pivot, offset, variance, weights):
+    def coefficients(
+        x: Tensor, pivot: Tensor, offset: Tensor, variance: Tensor, weights: Weights
+    ) -> tuple[Tensor, Tensor, Any]:
         # In float64, where neither large means nor far pivots cost precision.
         pivot, offset, variance = (ops.cast(t, "float64") for t in (pivot, offset, variance))
         mean, count = pivot + offset, elements(x, spatial)
@@ -103,7 +114,7 @@ def _make_program(cls, settings, compute_dtype, sizes, input_dtype):
         return ops.cast(scale, dtype), ops.cast(shift, dtype), batch or ()
 
     @compiled
-    def forward(x, weights):
+    def forward(x: Tensor, weights: Weights) -> tuple[Tensor, Any, tuple[Tensor, ...]]:
         x = ops.cast(x, dtype)
         pivot = _pivot(x, spatial)
         offset = _mean(x - pivot, spatial)
@@ -115,7 +126,9 @@ def _make_program(cls, settings, compute_dtype, sizes, input_dtype):
         return ops.cast(y, compute_dtype), batch, (pivot, offset, variance)
 
     @compiled
-    def backward(x, saved, weights, dy, d_batch):
+    def backward(
+        x: Tensor, saved: tuple[Tensor, ...], weights: Weights, dy: Tensor, d_batch: Any
+    ) -> tuple[Tensor, list]:
         x, dy = ops.cast(x, dtype), ops.cast(dy, dtype)
         pivot, offset, variance = saved
         scale, shift, batch = coefficients(x, pivot, offset, variance, weights)
@@ -133,15 +146,15 @@ def _make_program(cls, settings, compute_dtype, sizes, input_dtype):
         dx = dy * scale + ((x - pivot) * slope + rest)
         return ops.cast(dx, input_dtype), d_weights
 
-    def run(x, weights):
+    def run(x: Tensor, weights: Weights) -> tuple[Tensor, Any]:
         names, values = list(weights), list(weights.values())
 
         @tf.custom_gradient
-        def with_gradient(x, *values):
+        def with_gradient(x: Tensor, *values: Tensor) -> tuple[Any, Callable]:
             weights = dict(zip(names, values, strict=True))
             y, batch, saved = forward(x, weights)
 
-            def gradient(dy, *d_batch):
+            def gradient(dy: Tensor, *d_batch: Tensor) -> tuple:
                 dx, d_weights = backward(x, saved, weights, dy, d_batch)
                 return dx, *d_weights
 
@@ -160,20 +173,20 @@ class _Programs(threading.local):
     a function would do that at the same time, which TensorFlow does not support.
     """
 
-    def __init__(self):
-        self.program = functools.lru_cache(256)(_make_program)
+    def __init__(self) -> None:
+        self.program: Any = functools.lru_cache(256)(_make_program)
 
 
 _programs = _Programs()
 
 
-def _size(x, axes):
+def _size(x: Tensor, axes: tuple[int, ...]) -> Any:
     """What to divide a sum by, which is 1 for a sum of nothing."""
     count = elements(x, axes)
     return count if isinstance(count, int) else ops.cast(ops.maximum(count, 1), x.dtype)
 
 
-def _pivot(x, axes):
+def _pivot(x: Tensor, axes: tuple[int, ...]) -> Tensor:
     """The mean of a few elements of each set, eight at most.
 
     An element is at most `sqrt(size)` standard deviations from the mean of its set, so that the
@@ -189,11 +202,11 @@ def _pivot(x, axes):
     return ops.stop_gradient(ops.sum(x, axes, keepdims=True) / _size(x, axes))
 
 
-def _mean(values, axes):
+def _mean(values: Tensor, axes: tuple[int, ...]) -> Tensor:
     return _sum(values, axes) / _size(values, axes)
 
 
-def _sum(values, axes):
+def _sum(values: Tensor, axes: tuple[int, ...]) -> Tensor:
     """`ops.sum` with `keepdims`, of axes that precede the last.
 
     XLA:CPU is twice as fast at it where neighbours are added element by element first.
@@ -207,13 +220,13 @@ def _sum(values, axes):
     return ops.sum(values, 0, keepdims=True) if 0 in axes else values
 
 
-def _sum_like(small, values):
+def _sum_like(small: Tensor, values: Tensor) -> Tensor:
     """The sum of `values` over the axes along which `small` has size 1."""
     axes = [a for a, size in enumerate(small.shape) if size == 1 and values.shape[a] != 1]
     return ops.sum(values, axes, keepdims=True) if axes else values
 
 
-def _computed_once(*tensors):
+def _computed_once(*tensors: Tensor) -> list[Tensor]:
     """The tensors, computed before they are combined with an activation.
 
     Otherwise XLA moves their formula into the loop over the activation and computes it anew for

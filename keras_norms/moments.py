@@ -9,7 +9,7 @@ and the activation itself is never reshaped or transposed.
 import dataclasses
 import math
 import typing
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import keras
 import numpy as np
@@ -72,7 +72,7 @@ def instance_moments(
     if not axes.spatial:
         return x, 0.0, Moments(x, None, count)
 
-    def average(values):
+    def average(values: Tensor) -> Tensor:
         if mask is None:
             return _mean(values, axes.spatial)
         total = ops.sum(ops.where(mask, values, 0), axes.spatial, keepdims=True)
@@ -99,7 +99,7 @@ def pool(moments: Moments, axes: tuple[int, ...]) -> Moments:
         count = _expand(count, axes, mean)
         total = ops.sum(count, axes, keepdims=True)
 
-        def average(values):
+        def average(values: Tensor) -> Tensor:
             # `where`, because a set without elements may hold anything, NaN included.
             values = ops.where(count > 0, values * count, 0)
             return ops.sum(values, axes, keepdims=True) / ops.maximum(total, 1)
@@ -107,7 +107,7 @@ def pool(moments: Moments, axes: tuple[int, ...]) -> Moments:
         size = elements(mean, axes)
         total = count * (size if isinstance(size, int) else ops.cast(size, count.dtype))
 
-        def average(values):
+        def average(values: Tensor) -> Tensor:
             return _mean(values, axes)
 
     pivot = ops.stop_gradient(average(mean))
@@ -125,7 +125,7 @@ def pool_groups(moments: Moments, axis: int, groups: int) -> Moments:
 
     before, size = (slice(None),) * axis, channels // groups
 
-    def split(tensor):
+    def split(tensor: Tensor) -> Tensor:
         if tensor is None or tensor.shape[axis] == 1:
             return None if tensor is None else tensor[(*before, None)]
         shape = ops.shape(tensor)
@@ -134,7 +134,7 @@ def pool_groups(moments: Moments, axis: int, groups: int) -> Moments:
     # A product, because XLA cannot differentiate `repeat` inside of a loop over time.
     ones = np.ones((size,) + (1,) * (len(moments.mean.shape) - axis - 1))
 
-    def join(tensor):
+    def join(tensor: Tensor) -> Tensor:
         if tensor.shape[axis] == 1:
             return tensor[(*before, slice(None), 0)]
         shape = ops.shape(tensor)
@@ -166,7 +166,7 @@ def pool_slices(
     slices = -(-length // size)
     before = (slice(None),) * axis
 
-    def split(tensor):
+    def split(tensor: Tensor) -> Tensor:
         if tensor is None:
             return None
         if not (isinstance(missing, int) and missing == 0):
@@ -183,7 +183,7 @@ def pool_slices(
     pooled = pool(Moments(*map(split, moments)), tuple(inner))
     ones = np.ones((size,) + (1,) * (len(moments.mean.shape) - axis - 1))
 
-    def repeat(tensor):
+    def repeat(tensor: Tensor) -> Tensor:
         shape = ops.shape(tensor)
         repeated = tensor * ops.cast(ones, tensor.dtype)
         return ops.reshape(repeated, shape[:axis] + (slices * size,) + shape[axis + 2 :])[
@@ -219,8 +219,8 @@ def average(moments: Moments, axes: tuple[int, ...]) -> Moments:
     count = ops.broadcast_to(count, ops.shape(mean))
     total = ops.sum(count, axes, keepdims=True)
     weight = count / ops.maximum(total, 1)
-    parts = (ops.sum(part * weight, axes, keepdims=True) for part in (mean, variance))
-    return Moments(*parts, total)
+    mean, variance = (ops.sum(part * weight, axes, keepdims=True) for part in (mean, variance))
+    return Moments(mean, variance, total)
 
 
 def average_replicas(moments: Moments) -> Moments:
@@ -255,7 +255,13 @@ def affine(
     return scale, -mean if beta is None else beta - mean
 
 
-def _moments(average, pivot, centred, variance, count):
+def _moments(
+    average: Callable[[Tensor], Tensor],
+    pivot: Tensor,
+    centred: Tensor,
+    variance: Tensor | None,
+    count: Tensor,
+) -> Moments:
     """Moments of a union, from the mean of its sets about a pivot and their own variance."""
     offset = average(centred)
     spread = ops.square(centred)
@@ -268,7 +274,7 @@ def _moments(average, pivot, centred, variance, count):
     return Moments(mean, variance, count)
 
 
-def _mean(values, axes):
+def _mean(values: Tensor, axes: tuple[int, ...]) -> Tensor:
     if all(values.shape[axis] for axis in axes):
         return ops.mean(values, axes, keepdims=True)
     size = ops.cast(elements(values, axes), values.dtype)  # zero on a replica without samples
@@ -289,7 +295,7 @@ def constant(size: typing.Any, like: Tensor) -> Tensor:
     return ops.reshape(ops.cast(size, like.dtype), shape)
 
 
-def _expand(tensor, axes, like):
+def _expand(tensor: Tensor, axes: tuple[int, ...], like: Tensor) -> Tensor:
     """`tensor` broadcast along `axes` to the size of `like`."""
     shape, full = list(ops.shape(tensor)), ops.shape(like)
     for axis in axes:

@@ -93,7 +93,9 @@ class MovingNormalization(Normalization):
                 f"Received: synchronized=True, ghost_batch_size={ghost_batch_size}"
             )
         self.max_steps = None if max_steps is None else positive("max_steps", max_steps)
-        self.moving_mean = self.moving_variance = self.moving_steps = None
+        self.moving_mean: keras.Variable = None
+        self.moving_variance: keras.Variable = None
+        self.moving_steps: keras.Variable = None
 
     @property
     def has_batch_statistics(self) -> bool:
@@ -212,7 +214,7 @@ class MovingNormalization(Normalization):
         return self._needs_sample_moments or self.updates_moving(training)
 
     def _batch_moments(
-        self, x: Tensor, instance: Moments | None, training: bool | None, first_step: Any
+        self, x: Tensor, instance: Any, training: bool | None, first_step: Any
     ) -> tuple[Moments | None, Moments | None]:
         if not self.has_batch_statistics:
             return None, None
@@ -247,7 +249,7 @@ class MovingNormalization(Normalization):
             )
 
     @property
-    def _time(self) -> int | None:
+    def _time(self) -> Any:
         return None if self.max_steps is None else self.axes.batch[-1]
 
     def _of_steps(self, x: Tensor, moving: keras.Variable, first_step: Any) -> Tensor:

@@ -135,7 +135,7 @@ class SwitchableNormalization(MovingNormalization):
     def importance(self) -> dict[str, dict[str, float]]:
         """The weights of the statistics as `{"mean": {name: float}, "variance": {...}}`."""
 
-        def weights(logits):
+        def weights(logits: Tensor) -> dict[str, float]:
             shares = ops.convert_to_numpy(_softmax(ops.cast(logits, "float32")))
             return dict(zip(self._in_use, map(float, shares), strict=True))
 
@@ -146,11 +146,11 @@ class SwitchableNormalization(MovingNormalization):
         return self._in_use != ("batch",)
 
 
-def _mix(logits, tensors):
+def _mix(logits: Tensor, tensors: Sequence[Tensor]) -> Tensor:
     weights = ops.unstack(_softmax(ops.cast(logits, tensors[0].dtype)))
     return sum(w * t for w, t in zip(weights, tensors, strict=True))
 
 
-def _softmax(logits):
+def _softmax(logits: Tensor) -> Tensor:
     """`ops.softmax`, which warns where there is only one logit."""
     return ops.exp(logits - ops.logsumexp(logits))

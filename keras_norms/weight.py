@@ -219,7 +219,7 @@ class WeightNormalization(layers.Wrapper):
         gain = ops.where(varies, 1 / ops.where(varies, std, 1), 1)
         self.gain.assign(gain)
         if norm is not None:
-            norm.moving_mean.assign(mean * gain)  # type: ignore[attr-defined]
+            norm.moving_mean.assign(mean * gain)
         if layer.bias is not None:
             bias = -mean * gain if norm is None else ops.zeros(layer.bias.shape)
             layer.bias.assign(ops.reshape(bias, layer.bias.shape))

@@ -1,11 +1,13 @@
 """Initializes the weight normalization of a whole model from data."""
 
+import contextlib
 import warnings
 from collections.abc import Callable
 from typing import Any
 
 import keras
 
+from keras_norms import watching
 from keras_norms.moments import Tensor
 from keras_norms.tree import named_layers
 from keras_norms.weight import WeightNormalization
@@ -20,14 +22,15 @@ def data_dependent_init(model: keras.Model, batch: Any) -> list[str]:
 
     Args:
         model: a model, which may nest others.
-        batch: `x`, or a tuple `(x, ...)` as in `fit`, where `x` is `(batch, ...)`.
+        batch: a batch as `fit` takes it: `x`, `(x, y)` or `(x, y, weights)`.
 
     Returns:
         The paths of the layers that were initialized, in that order. A path joins the layer
         names from the model down. A warning names the layers that were left out, and says why.
 
     Raises:
-        ValueError: if the model has no `WeightNormalization`.
+        ValueError: if the model has no `WeightNormalization`, or called none that can be
+            initialized.
 
     Reference:
         [Weight Normalization](https://arxiv.org/abs/1602.07868), section 3.
@@ -43,7 +46,7 @@ def data_dependent_init(model: keras.Model, batch: Any) -> list[str]:
         >>> bool(abs(y.mean()) < 1e-5), bool(abs(y.std() - 1) < 1e-5)
         (True, True)
     """
-    x = batch[0] if isinstance(batch, tuple) else batch
+    x, _, _ = keras.utils.unpack_x_y_sample_weight(batch)
     if not model.built:
         with keras.StatelessScope():  # creates the weights, changes none
             model(x, training=False)
@@ -75,14 +78,16 @@ def data_dependent_init(model: keras.Model, batch: Any) -> list[str]:
 
     left_out = {path: layer.why_not_initialize() for path, layer in wrappers.items()}
     able = {path: layer for path, layer in wrappers.items() if not left_out[path]}
-    with keras.StatelessScope() as scope:
-        try:
-            for path, layer in able.items():
-                layer.call = initialize_once(path, layer)  # type: ignore[method-assign]
-            model(x, training=False)
-        finally:
-            for layer in able.values():
-                del layer.call
+    with keras.StatelessScope() as scope, contextlib.ExitStack() as stack:
+        for path, layer in able.items():
+            stack.enter_context(watching.replaced(layer, call=initialize_once(path, layer)))
+        watching.run(model, batch)
+    if able and not initialized:
+        raise ValueError(
+            f"The model {model.name!r} ran, but called none of its WeightNormalization layers "
+            f"({', '.join(able)}), so nothing was initialized. Use the model whose layers these "
+            "are, not an exported copy of it inside of another one."
+        )
     # The scope holds all updates back, those of seeds and states too. Only these take effect.
     for path in initialized:
         del left_out[path]

@@ -134,7 +134,7 @@ class MovingNormalization(Normalization):
         first_step: Any = 0,
     ) -> tuple[Tensor, Moments | None]:
         if self.updates_moving(training):
-            self._refuse_single_values(inputs)
+            self.refuse_single_values(inputs)
         return super().normalize(inputs, training, mask, first_step)
 
     def updates_moving(self, training: bool | None) -> bool:
@@ -231,7 +231,7 @@ class MovingNormalization(Normalization):
         batch = pool_replicas(batch) if self.synchronized else batch
         return batch, batch
 
-    def _refuse_single_values(self, x: Tensor) -> None:
+    def refuse_single_values(self, x: Tensor) -> None:
         """Raises where a batch is known to have one value a channel, and nothing else is used."""
         if self._needs_sample_moments or (self.synchronized and replica_context() is not None):
             return

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_norms import watching
 from keras_norms.moments import Moments, Tensor, pool
 from keras_norms.moving import MovingNormalization, steps_seen
 from keras_norms.tree import all_variables, has_batch_statistics, is_norm, named_layers
@@ -76,8 +77,9 @@ def recalibrate(
 
     Args:
         model: a built `keras.Model`.
-        data: iterable of batches `x` or `(x, y, ...)`. With `exact=True` it is iterated once per
-            norm, so it must start again each time, as a list or a `tf.data.Dataset` does.
+        data: iterable of batches as `fit` takes them: `x`, `(x, y)` or `(x, y, weights)`. With
+            `exact=True` it is iterated once per norm, so it must start again each time, as a
+            list or a `tf.data.Dataset` does.
         steps: int, how many batches to use; by default all.
         exact: whether to make one pass for each norm.
 
@@ -85,7 +87,8 @@ def recalibrate(
         The number of batches used.
 
     Raises:
-        ValueError: if there is no data, or no norm with batch statistics.
+        ValueError: if there is no data, if there is no norm with batch statistics, or if the
+            model called none of them.
 
     Reference:
         [Differentiable Learning-to-Normalize](https://arxiv.org/abs/1806.10779), section 3.1,
@@ -144,13 +147,19 @@ def _recalibrate(
         for norm in norms:
             stack.enter_context(_measuring(norm, pooled[id(norm)]))
         for batch in itertools.islice(data, steps):
-            model(_inputs(batch), training=False)
+            watching.run(model, batch)
             used += 1
             progress.update(used, finalize=used == progress.target)
     if not used:
         raise ValueError("`data` holds no batch. Pass batches x or (x, y, ...).")
     if progress.target is None:
         progress.update(used, finalize=True)
+    if not any(part.measured for part in pooled.values()):
+        raise ValueError(
+            f"The model {model.name!r} ran, but called none of its norms "
+            f"({', '.join(norm.name for norm in norms)}), so nothing was measured. Use the model "
+            "whose layers these are, not an exported copy of it inside of another one."
+        )
     for norm in norms:
         pooled[id(norm)].assign_to(norm)
     return used
@@ -177,11 +186,16 @@ def _measuring_ours(norm: Any, pooled: "_Pooled") -> Iterator[None]:
         pooled.add(count, mean, variance)
 
     norm.trainable = True
-    norm.normalize, norm.update_moving = normalize_in_training, measure
     try:
-        yield
+        # A batch of one value is welcome: the batches are pooled.
+        with watching.replaced(
+            norm,
+            normalize=normalize_in_training,
+            update_moving=measure,
+            refuse_single_values=lambda inputs: None,
+        ):
+            yield
     finally:
-        del norm.normalize, norm.update_moving
         norm.trainable = trainable
 
 
@@ -200,11 +214,11 @@ def _measuring_keras(norm: Any, pooled: "_Pooled") -> Iterator[None]:
     # That holds for finite moving statistics, so they start at 0.
     for variable in _moving(norm):
         variable.assign(ops.zeros(variable.shape))
-    norm.momentum, norm.trainable, norm.call = 0.0, True, measured_call
+    norm.momentum, norm.trainable = 0.0, True
     try:
-        yield
+        with watching.replaced(norm, call=measured_call):
+            yield
     finally:
-        del norm.call
         norm.momentum, norm.trainable = momentum, trainable
         for variable, value in zip(_moving(norm), before, strict=True):
             variable.assign(value)
@@ -214,11 +228,13 @@ class _Pooled:
     """Mean and variance of the union of batches, in float64 by the law of total variance."""
 
     def __init__(self) -> None:
+        self.measured = False
         self.count: Any = 0.0
         self.mean: Any = 0.0
         self.variance: Any = 0.0
 
     def add(self, count: Any, mean: np.ndarray, variance: Any = 0.0) -> None:
+        self.measured = True
         total = np.maximum(self.count + count, 1)
         new, old = count / total, self.count / total
         distance = mean.astype("float64") - self.mean
@@ -227,7 +243,10 @@ class _Pooled:
         self.count = self.count + count
 
     def assign_to(self, norm: Any) -> None:
-        for variable, value in zip(_moving(norm), (self.mean, self.variance), strict=False):
+        values = [self.mean, self.variance]
+        if getattr(norm, "moving_stddev", None) is not None:
+            values.append(np.sqrt(self.variance + norm.epsilon))
+        for variable, value in zip(_moving(norm), values, strict=False):
             old = ops.convert_to_numpy(variable)
             variable.assign(np.where(self.count > 0, value, old).astype(old.dtype))
         if getattr(norm, "max_steps", None):
@@ -247,14 +266,12 @@ def _in_order_of_data(model: keras.Model, norms: list, data: Iterable) -> list:
 
     # `NormalizedLSTM` uses the method `normalize` of its norms, and does not call them.
     entries = [(n, "normalize" if isinstance(n, MovingNormalization) else "call") for n in norms]
-    for norm, entry in entries:
-        setattr(norm, entry, recorded(norm, getattr(norm, entry)))
-    try:
-        for batch in itertools.islice(data, 1):
-            model(_inputs(batch), training=False)
-    finally:
+    with contextlib.ExitStack() as stack:
         for norm, entry in entries:
-            delattr(norm, entry)
+            method = recorded(norm, getattr(norm, entry))
+            stack.enter_context(watching.replaced(norm, **{entry: method}))
+        for batch in itertools.islice(data, 1):
+            watching.run(model, batch)
     return list(order.values()) or norms
 
 
@@ -279,14 +296,18 @@ def _has_moving_statistics(layer: Any) -> bool:
     """
     if not has_batch_statistics(layer) or layer.moving_mean is None:
         return False
-    if getattr(layer, "renorm", False):
-        raise ValueError(f"Batch renormalization is not supported. Received: layer {layer.name!r}")
+    if isinstance(layer, keras.layers.BatchNormalization) and getattr(layer, "renorm", False):
+        raise ValueError(
+            "Statistics of Keras's batch renormalization cannot be measured. Use "
+            f"keras_norms.BatchNormalization(renorm=True). Received: layer {layer.name!r}"
+        )
     return True
 
 
 def _moving(norm: Any) -> list[keras.Variable]:
     """The moving statistics of a norm that are to be replaced."""
-    variables = (norm.moving_mean, getattr(norm, "moving_variance", None))
+    names = ("moving_mean", "moving_variance", "moving_stddev")
+    variables = (getattr(norm, name, None) for name in names)
     return [variable for variable in variables if variable is not None]
 
 
@@ -298,10 +319,6 @@ def _count(inputs: Tensor, mask: Tensor | None, axis: int) -> Any:
     mask = ops.convert_to_numpy(mask).astype(bool)
     mask = np.broadcast_to(mask.reshape(mask.shape + (1,) * (len(shape) - mask.ndim)), shape)
     return np.moveaxis(mask, axis, -1).reshape(-1, shape[axis]).sum(0)
-
-
-def _inputs(batch: Any) -> Any:
-    return batch[0] if isinstance(batch, (tuple, list)) else batch
 
 
 def _length(data: Iterable) -> int | None:

@@ -5,6 +5,7 @@ import contextlib
 import numpy as np
 from keras import ops
 
+from keras_norms import watching
 from keras_norms.moments import Moments, instance_moments, pool, pool_slices
 from keras_norms.moving import MovingNormalization
 from keras_norms.tree import named_layers
@@ -111,15 +112,14 @@ def _instance_moments(model, batches):
         for path, norm in norms.items():
             stack.enter_context(_recording(norm, parts[path]))
         for batch in batches:
-            model(batch[0] if isinstance(batch, (tuple, list)) else batch, training=False)
+            watching.run(model, batch)
     if not all(parts.values()):
-        raise ValueError("`batches` holds no batch. Pass batches x or (x, y, ...).")
+        raise ValueError("`batches` holds no batch, or the model does not call its norms.")
     return {path: (norm, _joined(parts[path])) for path, norm in norms.items()}
 
 
-@contextlib.contextmanager
 def _recording(norm, parts):
-    """Makes `norm` hand the moments of each sample that it gets to `parts`."""
+    """Makes `norm` add the moments of each sample that it gets to `parts`."""
     normalize = norm.normalize
 
     def normalize_and_record(inputs, training=None, mask=None, first_step=0):
@@ -128,11 +128,7 @@ def _recording(norm, parts):
         parts.append(moments)
         return normalize(inputs, training, mask, first_step)
 
-    norm.normalize = normalize_and_record
-    try:
-        yield
-    finally:
-        del norm.normalize
+    return watching.replaced(norm, normalize=normalize_and_record)
 
 
 def _joined(parts):

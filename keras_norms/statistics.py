@@ -279,7 +279,7 @@ def _has_moving_statistics(layer: Any) -> bool:
     """
     if not has_batch_statistics(layer) or layer.moving_mean is None:
         return False
-    if getattr(layer, "renorm", False):
+    if isinstance(layer, keras.layers.BatchNormalization) and layer.renorm:
         raise ValueError(f"Batch renormalization is not supported. Received: layer {layer.name!r}")
     return True
 

@@ -296,7 +296,7 @@ def _has_moving_statistics(layer: Any) -> bool:
     """
     if not has_batch_statistics(layer) or layer.moving_mean is None:
         return False
-    if isinstance(layer, keras.layers.BatchNormalization) and getattr(layer, "renorm", False):
+    if isinstance(layer, keras.layers.BatchNormalization) and layer.renorm:
         raise ValueError(
             "Statistics of Keras's batch renormalization cannot be measured. Use "
             f"keras_norms.BatchNormalization(renorm=True). Received: layer {layer.name!r}"

@@ -148,7 +148,7 @@ def test_mean_only_batch_norm_of_a_wrapped_layer(rng):
 def test_errors():
     with pytest.raises(ValueError, match="synchronized=True, ghost_batch_size=4"):
         keras_norms.BatchNormalization(synchronized=True, ghost_batch_size=4)
-    with pytest.raises(ValueError, match="`ghost_batch_size` must be positive"):
+    with pytest.raises(ValueError, match="`ghost_batch_size` must be a positive int"):
         keras_norms.BatchNormalization(ghost_batch_size=0)
     assert keras_norms.get("sn(ghost_batch_size=8)").normalize().ghost_batch_size == 8
     wrapped = keras_norms.get("wn_mobn(ghost_batch_size=8)").wrap(keras.layers.Dense(2))

@@ -348,13 +348,13 @@ def test_without_batch_statistics_there_are_no_steps():
 
 @pytest.mark.parametrize("most", [0, -1])
 def test_max_steps_is_positive(most):
-    with pytest.raises(ValueError, match=f"`max_steps` must be positive.*max_steps={most}"):
+    with pytest.raises(ValueError, match=f"`max_steps` must be a positive int.*max_steps={most}"):
         keras_norms.BatchNormalization(max_steps=most, batch_axis=(0, 1))
 
 
 @pytest.mark.parametrize("most", [1.5, "3", True])
 def test_max_steps_is_an_int(most):
-    with pytest.raises(ValueError, match=f"`max_steps` must be an int.*max_steps={most!r}"):
+    with pytest.raises(ValueError, match=f"`max_steps` must be a positive int.*max_steps={most!r}"):
         keras_norms.BatchNormalization(max_steps=most, batch_axis=(0, 1))
 
 

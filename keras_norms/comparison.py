@@ -299,11 +299,6 @@ def _verdict(effect: float) -> str:
     return "so it is here" if effect > 0 else "not so here"
 
 
-def lead(share: float, *others: float) -> float:
-    """By how much a share leads the largest other one."""
-    return share - max(others)
-
-
 def _pool(runs: Sequence[Mapping[str, Mapping[str, Shares]]]) -> dict[str, dict[str, Pooled]]:
     """Mean and spread of `{part: {kind: shares}}` over runs, "net" first."""
     pooled: dict[str, dict[str, Pooled]] = {}

@@ -1,7 +1,7 @@
 """Which statistics do layers choose, and how does that move with the batch size?"""
 
 from keras_norms import analysis
-from keras_norms.comparison import MARGIN, lead
+from keras_norms.comparison import CLAIMS, MARGIN
 from zoo.laboratory.figures import Curves, Shares
 from zoo.laboratory.studies import published
 from zoo.laboratory.study import Claim, Run, Scale, Study, Table, gap, subtract
@@ -41,20 +41,34 @@ def plan(batches, global_batch, widths=WIDTHS, **options):
 BASE = {"model": RESNET, "batch": max, "decay": True}
 
 
-def depth(statistic, advantage, **where):
-    """An effect: what the shares of a statistic in the thirds of a net say, by depth."""
+def depth(name, **where):
+    """An effect: that of a published claim on the three thirds of a net, by depth."""
+    claim = CLAIMS[name]
 
     def effect(rows):
         rows = rows.where(**BASE | where)
-        shares = [rows.mean(f"both_{part}_{statistic}") for part in ("first", "middle", "last")]
-        return None if None in shares else advantage(*shares)
+        thirds = ("first", "middle", "last")
+        shares = [rows.mean(f"both_{third}_{claim.statistic}") for third in thirds]
+        return None if None in shares else claim.effect(*shares)
 
     return effect
 
 
-def fall(share, model=RESNET):
+def batch_size(name, model=RESNET):
+    """An effect: that of a published claim on the nets of the largest and smallest batch."""
+    claim = CLAIMS[name]
+
+    def effect(rows):
+        rows = rows.where(model=model, decay=True)
+        shares = [rows.mean(f"both_net_{claim.statistic}", batch=end) for end in (max, min)]
+        return None if None in shares else claim.effect(*shares)
+
+    return effect
+
+
+def fall(share):
     """An effect: by how much a share falls from the largest to the smallest batch."""
-    return gap(share, {"batch": max}, {"batch": min}, model=model, decay=True)
+    return gap(share, {"batch": max}, {"batch": min}, model=RESNET, decay=True)
 
 
 def suppression(rows):
@@ -167,52 +181,52 @@ STUDY = Study(
     claims=(
         Claim(
             "a",
-            "IN is used more in earlier layers",
+            CLAIMS["a"].statement,
             SOURCE,
-            depth("instance", lambda first, middle, last: first - last),
-            "importance of IN, first third of the layers less last",
+            depth("a"),
+            CLAIMS["a"].measured,
             MARGIN,
         ),
         Claim(
             "b",
-            "BN is used most in the middle",
+            CLAIMS["b"].statement,
             SOURCE,
-            depth("batch", lambda first, middle, last: lead(middle, first, last)),
-            "importance of BN, middle third less the larger of the others",
+            depth("b"),
+            CLAIMS["b"].measured,
             MARGIN,
             remark="At cpu scale BN grows toward the last stage. The nets have three stages, not "
             "five, and their last one sees 8 x 8 pixels.",
         ),
         Claim(
             "c",
-            "LN is used most in the last layers",
+            CLAIMS["c"].statement,
             SOURCE,
-            depth("layer", lambda first, middle, last: lead(last, first, middle)),
-            "importance of LN, last third less the larger of the others",
+            depth("c"),
+            CLAIMS["c"].measured,
             MARGIN,
         ),
         Claim(
             "d",
-            "A smaller batch moves the preference away from BN, to LN and IN",
+            CLAIMS["d"].statement,
             SOURCE,
-            fall("both_net_batch"),
-            "importance of BN in the net, largest batch less smallest",
+            batch_size("d"),
+            CLAIMS["d"].measured,
             MARGIN,
         ),
         Claim(
             "d, conv6",
             "A smaller batch moves it away from BN, also in the plain convolutional net",
             SOURCE,
-            fall("both_net_batch", CONV6),
-            "importance of BN in the net, largest batch less smallest",
+            batch_size("d", CONV6),
+            CLAIMS["d"].measured,
             MARGIN,
         ),
         Claim(
             "a, conv6",
             "IN is used more in earlier layers, also in the plain convolutional net",
             SOURCE,
-            depth("instance", lambda first, middle, last: first - last, model=CONV6),
-            "importance of IN, first third of the layers less last",
+            depth("a", model=CONV6),
+            CLAIMS["a"].measured,
             MARGIN,
             remark=AFTER,
         ),
@@ -220,8 +234,8 @@ STUDY = Study(
             "c, conv6",
             "LN is used most in the last layers: of the plain net, at the smallest batch",
             SOURCE,
-            depth("layer", lambda a, b, c: lead(c, a, b), model=CONV6, batch=min),
-            "importance of LN, last third less the larger of the others",
+            depth("c", model=CONV6, batch=min),
+            CLAIMS["c"].measured,
             MARGIN,
             remark=AFTER,
         ),

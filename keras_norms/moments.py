@@ -190,7 +190,8 @@ def pool_slices(
             (*before, slice(0, length))
         ]
 
-    entries = Moments(repeat(pooled.mean), repeat(pooled.variance), None)
+    count = ops.broadcast_to(pooled.count, ops.shape(pooled.mean))
+    entries = Moments(repeat(pooled.mean), repeat(pooled.variance), repeat(count))
     return entries, Moments(*(part[(*before, slice(None), 0)] for part in pooled))
 
 

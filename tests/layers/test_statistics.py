@@ -174,3 +174,46 @@ def test_freeze_and_unfreeze():
     assert all(layer.trainable for layer in backbone.layers)
     with pytest.raises(ValueError, match="no normalization"):
         statistics.freeze(keras.Sequential([keras.Input((2,)), layers.Dense(2)]))
+
+
+def test_a_model_that_calls_none_of_its_norms(rng):
+    class Idle(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.norm = keras_norms.BatchNormalization()
+            self.norm.build((None, 3))
+
+        def call(self, x):
+            return x
+
+    model, before = Idle(), np.arange(3.0)
+    model.norm.moving_mean.assign(before)
+    with pytest.raises(ValueError, match="called none of its norms.*nothing was measured"):
+        keras_norms.recalibrate(model, [np.ones((4, 3), "float32")])
+    np.testing.assert_array_equal(model.norm.moving_mean, before)
+
+
+def test_a_batch_is_what_fit_takes(rng):
+    """A list is `x, y` as a tuple is."""
+    x = rng.normal(2, 3, (6, 4)).astype("float32")
+    for batch in (x, (x,), [x], (x, x[:, :1]), [x, x[:, :1]], (x, x[:, :1], x[:, 0])):
+        norm = keras_norms.BatchNormalization()
+        model = keras.Sequential([keras.Input((4,)), norm])
+        keras_norms.recalibrate(model, [batch])
+        np.testing.assert_allclose(norm.moving_mean, x.mean(0), rtol=1e-5)
+        wrapper = keras_norms.WeightNormalization(keras.layers.Dense(2))
+        keras_norms.data_dependent_init(keras.Sequential([keras.Input((4,)), wrapper]), batch)
+        np.testing.assert_allclose(np.std(wrapper(x), axis=0), 1, rtol=1e-4)
+
+
+def test_renormalized_batch_norm(rng):
+    """The moving deviation agrees with the moving variance, which the next step moves."""
+    norm = keras_norms.BatchNormalization(renorm=True, momentum=0.5)
+    model = keras.Sequential([keras.Input((4,)), norm])
+    x = rng.normal(2, 3, (6, 4)).astype("float32")
+    keras_norms.recalibrate(model, [x])
+    std = np.sqrt(x.var(0) + norm.epsilon)
+    np.testing.assert_allclose(norm.moving_stddev, std, rtol=1e-5)
+    norm(2 * x, training=True)
+    moved = (std + np.sqrt(4 * x.var(0) + norm.epsilon)) / 2
+    np.testing.assert_allclose(norm.moving_variance, moved**2 - norm.epsilon, rtol=1e-4)

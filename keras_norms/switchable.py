@@ -25,6 +25,9 @@ class SwitchableNormalization(MovingNormalization):
     `k` runs over `statistics`. All kinds are pooled from the instance moments, so they cost one
     pass over the activation together. Inference replaces the batch statistics by moving ones.
 
+    Variances are biased, as in the paper: they divide by the number of elements n. The official
+    PyTorch code divides by n - 1, so imported weights give slightly different results here.
+
     Args:
         axis: int, the channel axis.
         momentum: float in [0, 1], what one training step keeps of the moving statistics.

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -11,11 +10,10 @@ import keras
 from keras import ops
 
 from keras_norms.analysis import (
-    Layers,
+    LABELS,
     Preferences,
     importance,
     require,
-    stage,
     switched_layers,
     tag,
 )
@@ -29,11 +27,11 @@ class SwitchLogger(keras.callbacks.Callback):
     at the start of training and at the end of every epoch:
 
     - Scalars:
+        - `importance/{stage or net}`, means over layers as in `Preferences.means`. Each statistic
+          is a run of its own below `log_dir`, "BN" for instance, so that it has its own colour;
         - `switch/{layer path}/{mean|variance}/{statistic}`, the softmaxed weights;
-        - `gate/{layer path}/batch`, the mean gate;
-        - `importance/{stage or net}/{statistic}`, means over layers as in `Preferences.means`.
+        - `gate/{layer path}/batch`, the mean gate.
     - Histograms: `gates/{layer path}`, the gates of all channels.
-    - Custom Scalars: a chart for each layer and kind, the layers of a stage together.
     - Images: a heat map and stacked bars, at no more than ten steps of the training.
     - HParams: `hparams` with the metrics of `fit`.
 
@@ -45,8 +43,8 @@ class SwitchLogger(keras.callbacks.Callback):
         log_dir: folder for the events; each run needs its own.
         every: "epoch"; or int, to log scalars and histograms every so many batches as well.
         figures: whether to draw the figures.
-        hparams: dict of the run's hyperparameters, or None. Values other than bool, int, float
-            and str are logged as their text.
+        hparams: dict of the run's hyperparameters, or None. Those that are None have no effect
+            and are left out. Values other than bool, int, float and str are logged as text.
         resumed_after: int, for a resumed run whose events are in `log_dir`: the number of
             batches before it. The state at its start is then not logged again. 0 for a new run.
 
@@ -86,6 +84,7 @@ class SwitchLogger(keras.callbacks.Callback):
         self.hparams = hparams and {
             name: value if isinstance(value, plain) else str(value)
             for name, value in hparams.items()
+            if value is not None
         }
         self.resumed_after = resumed_after
         # A callback per batch must not run late; Keras may let others run late, which is faster.
@@ -94,6 +93,7 @@ class SwitchLogger(keras.callbacks.Callback):
     def on_train_begin(self, logs: Any = None) -> None:
         self._started = self._has_metrics = False
         self._writer: Any = None
+        self._of_statistic: dict[str, Any] = {}  # the writer of each statistic
         self._step: int | None = None  # of the last scalars
         self._drawn: int | None = None  # the step of the last figures
         self._first: Any = None  # the step at which training starts
@@ -128,8 +128,9 @@ class SwitchLogger(keras.callbacks.Callback):
     def on_train_end(self, logs: Any = None) -> None:
         if self._writer is not None:
             self._write_figures()  # training may have stopped early, before the last figures
-            self._writer.close()
-            self._writer = None
+            for writer in (self._writer, *self._of_statistic.values()):
+                writer.close()
+            self._writer, self._of_statistic = None, {}
 
     def _start(self, last_chance: bool = False) -> None:
         """Writes what is written once, and the first state, as soon as the model is built.
@@ -160,21 +161,26 @@ class SwitchLogger(keras.callbacks.Callback):
             self._step = self._drawn = self._first
             self._has_metrics = True
             return
-        with self._at(0):
-            tf.summary.experimental.write_raw_pb(_layout(table))
-            if self.hparams:
+        if self.hparams:
+            with self._at(0):
                 hparams.hparams(self.hparams)
         self._write_scalars()
         self._write_figures()
 
     @contextlib.contextmanager
-    def _at(self, step: int | None) -> Iterator[None]:
-        """Directs summaries to this writer, and records them even if another callback forbids it.
+    def _at(self, step: int | None, statistic: str | None = None) -> Iterator[None]:
+        """Directs summaries to a writer, and records them even if another callback forbids it.
 
         Keras's TensorBoard callback does so for some batches.
         """
         (tf,) = require("tensorflow")
-        with self._writer.as_default(step=step), tf.summary.record_if(True):
+        writer = self._writer
+        if statistic is not None:
+            folder = os.path.join(self.log_dir, LABELS[statistic])
+            if statistic not in self._of_statistic:
+                self._of_statistic[statistic] = tf.summary.create_file_writer(folder)
+            writer = self._of_statistic[statistic]
+        with writer.as_default(step=step), tf.summary.record_if(True):
             yield
 
     def _iterations(self) -> int:
@@ -205,11 +211,13 @@ class SwitchLogger(keras.callbacks.Callback):
             for path, layer in switched_layers(self.model).items():
                 if "gate" in table.get(path, ()):
                     tf.summary.histogram(f"gates/{path}", ops.convert_to_numpy(layer.gate))
-            for part, kinds in self._preferences.means().items():
-                for statistic, share in (kinds.get("both") or kinds["gate"]).items():
-                    tf.summary.scalar(f"importance/{part}/{statistic}", share)
+        for part, kinds in self._preferences.means().items():
+            for statistic, share in (kinds.get("both") or kinds["gate"]).items():
+                with self._at(step, statistic):
+                    tf.summary.scalar(f"importance/{part}", share)
         # So that a run that is killed keeps its points.
-        self._writer.flush()
+        for writer in (self._writer, *self._of_statistic.values()):
+            writer.flush()
 
     def _write_figures(self) -> None:
         if not self.figures or self._drawn == self._step:
@@ -245,6 +253,8 @@ def _hparams_columns(hparams: Mapping[str, Any], metrics: Iterable[str]) -> byte
         "tensorboard.plugins.hparams.api_pb2", "tensorboard.plugins.hparams.summary"
     )
     types = {bool: api.DATA_TYPE_BOOL, str: api.DATA_TYPE_STRING}
+    # What the model reached on data that it was not trained on comes first.
+    metrics = sorted(metrics, key=lambda name: not name.startswith("val_"))
     return summary.experiment_pb(
         [
             api.HParamInfo(name=name, type=types.get(type(value), api.DATA_TYPE_FLOAT64))
@@ -255,26 +265,3 @@ def _hparams_columns(hparams: Mapping[str, Any], metrics: Iterable[str]) -> byte
             for name in metrics
         ],
     ).SerializeToString()
-
-
-def _layout(table: Layers) -> bytes:
-    """The serialized layout of the Custom Scalars tab: a category for each stage, in order."""
-    layouts, summary = require(
-        "tensorboard.plugins.custom_scalar.layout_pb2", "tensorboard.plugins.custom_scalar.summary"
-    )
-
-    def chart(title: str, prefix: str) -> Any:
-        lines = layouts.MultilineChartContent(tag=[f"^{re.escape(prefix)}/[^/]+$"])
-        return layouts.Chart(title=title, multiline=lines)
-
-    stages: dict[str, list] = {}
-    for path, weights in table.items():
-        charts = stages.setdefault(stage(path), [])
-        for kind in weights:
-            charts.append(chart(f"{path} {kind}", tag(path, kind, "").rstrip("/")))
-    parts = [chart(part, f"importance/{part}") for part in ("net", *stages)]
-    categories = {"importance": parts, **stages}
-    layout = layouts.Layout(
-        category=[layouts.Category(title=t, chart=charts) for t, charts in categories.items()]
-    )
-    return summary.pb(layout).SerializeToString()

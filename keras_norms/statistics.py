@@ -296,7 +296,8 @@ def _has_moving_statistics(layer: Any) -> bool:
     """
     if not has_batch_statistics(layer) or layer.moving_mean is None:
         return False
-    if isinstance(layer, keras.layers.BatchNormalization) and layer.renorm:
+    of_keras = isinstance(layer, keras.layers.BatchNormalization)
+    if of_keras and getattr(layer, "renorm", False):  # which Keras has since 3.15
         raise ValueError(
             "Statistics of Keras's batch renormalization cannot be measured. Use "
             f"keras_norms.BatchNormalization(renorm=True). Received: layer {layer.name!r}"

@@ -45,11 +45,9 @@ def check_folder(root: str, max_bytes: int) -> None:
                 )
     if folder_bytes(root) > max_bytes:
         return
-    all_paths = [
-        path for classes in splits.values() for paths in classes.values() for path in paths
-    ]
+    images = [path for classes in splits.values() for paths in classes.values() for path in paths]
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        for path, fault in zip(all_paths, pool.map(_find_fault, all_paths), strict=True):
+        for path, fault in zip(images, pool.map(_find_fault, images), strict=True):
             if fault:
                 raise ValueError(
                     f"{path} cannot be read as an image: {fault}. Repair it or remove it."

@@ -81,13 +81,14 @@ def load(
         "vocabulary_size": vocabulary_size,
     }
     refuse_unused(options, _EFFECTIVE[source.kind], f"dataset={name!r}")
+    given = {key: value for key, value in options.items() if value is not None}
     if source.kind == "characters":
-        return _load_characters(source, train_examples, test_examples, sequence_length or 128)
+        return _load_characters(source, train_examples, test_examples, **given)
+    assert source.num_classes
     train = _first(source.train, train_examples, "train")
     test = _first(source.test, test_examples, "test")
     if source.kind == "texts":
-        classes = source.num_classes
-        return _load_texts(train, test, classes, sequence_length or 200, vocabulary_size or 10_000)
+        return _load_texts(train, test, source.num_classes, **given)
     if source.kind == "vectors":
         shape, prepare = tuple(train.element_spec[0].shape), lambda vector, seed: vector
     else:
@@ -108,8 +109,8 @@ def _load_texts(
     train: tf.data.Dataset,
     test: tf.data.Dataset,
     num_classes: int,
-    sequence_length: int,
-    vocabulary_size: int,
+    sequence_length: int = 200,
+    vocabulary_size: int = 10_000,
 ) -> LabelledSet:
     vocabulary = text.word_vocabulary(train.map(lambda stored, label: stored), vocabulary_size)
     encode = text.word_encoder(vocabulary, sequence_length)
@@ -126,7 +127,7 @@ def _load_characters(
     source: Source,
     train_examples: int | None,
     test_examples: int | None,
-    sequence_length: int,
+    sequence_length: int = 128,
 ) -> LabelledSet:
     parts = [
         "\n".join(stored.decode() for stored in part.as_numpy_iterator())

@@ -19,7 +19,8 @@ class Source:
         num_classes: the number of classes; None for plain text.
         image_shape: `(height, width, channels)` of images, with None where they differ in size.
         decode: function from a stored image to a float32 image in [0, 1].
-        shuffle_buffer: number of stored images or vectors among which the next one is drawn.
+        shuffle_buffer: number of stored images or vectors among which the next one is drawn. Text
+            has 0, since it is shuffled after it is encoded.
     """
 
     kind: Literal["images", "vectors", "texts", "characters"]
@@ -28,7 +29,7 @@ class Source:
     num_classes: int | None = None
     image_shape: tuple[int | None, int | None, int] | None = None
     decode: Callable[[Any], tf.Tensor] | None = None
-    shuffle_buffer: int | None = None
+    shuffle_buffer: int = 0
 
 
 def decode_image(stored: tf.Tensor, channels: int) -> tf.Tensor:

@@ -50,7 +50,7 @@ def styled(source: Source) -> Source:
 
     def draw(random: np.random.Generator, count: int) -> dict[str, np.ndarray]:
         return {
-            "contrast": np.exp(random.uniform(*np.log((_LOWEST, _HIGHEST)), count)),
+            "contrast": np.exp(random.uniform(np.log(_LOWEST), np.log(_HIGHEST), count)),
             "paper": random.uniform(0, 0.5, (count, 3)),
             "ink": random.uniform(0.5, 1, (count, 3)),
         }
@@ -63,6 +63,7 @@ def styled(source: Source) -> Source:
     def example(image, label, style):
         return (image, style), label
 
+    assert source.image_shape
     shape = (*source.image_shape[:2], 3)
     return _with_draws(source, draw, example, image_shape=shape, decode=decode)
 

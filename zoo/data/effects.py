@@ -1,21 +1,24 @@
-"""An option that has no effect is an error: for data here, for models and norms in training."""
+"""The error for an option that has no effect: on data here, on models and norms in training."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 
-def refuse_unused(options: Mapping[str, Any], effective: Collection[str], choice: str) -> None:
+def refuse_unused(options: Mapping[str, Any], effects: Mapping[str, bool], choice: str) -> None:
     """Raises a ValueError for an option that is set and has no effect.
 
     If it were ignored, two equal runs would look different.
 
     Args:
         options: `{name: value}`, where None means that an option is not set.
-        effective: the names of the options that have an effect.
+        effects: `{name: whether the option has an effect}`, of those that may have none.
         choice: what decides that, as in "model='mlp'".
 
-    >>> refuse_unused({"depth": None, "dropout": 0.1}, {"dropout"}, "model='lstm'")
+    >>> refuse_unused({"depth": None, "width": 2.0}, {"depth": False}, "model='mlp'")
+    >>> refuse_unused({"depth": 3, "width": 2.0}, {"depth": False}, "model='mlp'")
+    Traceback (most recent call last):
+    ValueError: depth has no effect on model='mlp'.
     """
-    for name, value in options.items():
-        if value is not None and name not in effective:
+    for name, effective in effects.items():
+        if options[name] is not None and not effective:
             raise ValueError(f"{name} has no effect on {choice}.")

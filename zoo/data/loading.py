@@ -80,7 +80,12 @@ def load(
         "sequence_length": sequence_length,
         "vocabulary_size": vocabulary_size,
     }
-    refuse_unused(options, _EFFECTIVE[source.kind], f"dataset={name!r}")
+    effects = {
+        "image_size": source.kind == "images",
+        "sequence_length": source.kind in ("texts", "characters"),
+        "vocabulary_size": source.kind == "texts",
+    }
+    refuse_unused(options, effects, f"dataset={name!r}")
     given = {key: value for key, value in options.items() if value is not None}
     if source.kind == "characters":
         return _load_characters(source, train_examples, test_examples, **given)
@@ -94,15 +99,6 @@ def load(
     else:
         shape, prepare = images.preparation(name, source, image_size, rows=sequences)
     return LabelledSet(train, test, source.num_classes, shape, prepare, source.shuffle_buffer)
-
-
-# The options that have an effect on each kind of source.
-_EFFECTIVE = {
-    "images": {"image_size"},
-    "vectors": set(),
-    "texts": {"sequence_length", "vocabulary_size"},
-    "characters": {"sequence_length"},
-}
 
 
 def _load_texts(

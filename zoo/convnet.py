@@ -1,17 +1,24 @@
 """Plain convolutional networks for small images."""
 
-import typing
+from typing import Any, NamedTuple
 
 from keras import Input, Model, layers
 
 from zoo.norms import builder, norm_for
 
 
-class Kind(typing.NamedTuple):
-    """Stages of convolutions `(channels, size, padding)`, and what stands around them."""
+class Kind(NamedTuple):
+    """What distinguishes the networks of this module.
 
-    stages: tuple
-    slope: float = 0.0
+    Attributes:
+        stages: for each stage its convolutions, `(channels, kernel size, padding)`.
+        negative_slope: of the leaky rectifiers; 0 for plain ones.
+        noise: standard deviation of the Gaussian noise on the input.
+        dropout: rate of dropout between stages.
+    """
+
+    stages: tuple[tuple[tuple[int, int, str], ...], ...]
+    negative_slope: float = 0.0
     noise: float = 0.0
     dropout: float = 0.0
 
@@ -23,7 +30,7 @@ KINDS = {
             ((192, 3, "same"),) * 3,
             ((192, 3, "valid"), (192, 1, "same"), (192, 1, "same")),
         ),
-        slope=0.1,
+        negative_slope=0.1,
         noise=0.15,
         dropout=0.5,
     ),
@@ -32,24 +39,32 @@ KINDS = {
 
 
 @builder
-def convnet(kind, num_classes, norm="bn", input_shape=(32, 32, 3), width=1.0):
+def convnet(
+    kind: str,
+    num_classes: int,
+    norm: Any = "bn",
+    input_shape: tuple[int | None, int | None, int] = (32, 32, 3),
+    width: float = 1.0,
+) -> Model:
     """A convolutional network without shortcuts, for image classification.
 
-        x <- relu(norm(conv(x))),  a max-pool between stages, the mean of the last maps
+        x <- relu(norm(conv(x)))
 
-    "convpool" is ConvPool-CNN-C as in the weight normalization paper, with its noise on the input,
-    dropout and leaky rectifiers; inputs should be standardized, as the noise is absolute. "conv6"
+    Max-pooling separates the stages, and the logits see the mean over the last maps.
+
+    "convpool" is ConvPool-CNN-C of the weight normalization paper, with its dropout, leaky
+    rectifiers and noise on the input. Standardize the inputs, since the noise is absolute. "conv6"
     is our plain net of six convolutions. Layer names are stable: "stage2_conv1", "stage2_norm1".
 
-    Made for 32 x 32 pixels, both work from 8 x 8 on: pools keep an odd last row or column, and
-    the one convolution of "convpool" that has no padding gets it on maps of less than 4 x 4.
+    Both are made for 32 x 32 pixels and work from 8 x 8 on. Pooling keeps an odd last row or
+    column. The one unpadded convolution of "convpool" is padded on maps smaller than 4 x 4.
 
     Args:
         kind: "convpool" or "conv6".
-        num_classes: int, the number of logits.
+        num_classes: the number of logits.
         norm: what `keras_norms.get` understands.
         input_shape: `(height, width, channels)`.
-        width: float, factor of the number of channels everywhere.
+        width: multiplies the number of channels of every convolution.
 
     Returns:
         A `keras.Model` from images `(batch, *input_shape)` to float32 logits
@@ -60,12 +75,17 @@ def convnet(kind, num_classes, norm="bn", input_shape=(32, 32, 3), width=1.0):
 
     Reference:
         [Weight Normalization](https://arxiv.org/abs/1602.07868), appendix A, for "convpool".
+
+    >>> import zoo
+    >>> model = zoo.convnet("conv6", 10, norm="gn", input_shape=(8, 8, 1), width=0.25)
+    >>> model.output_shape, type(model.get_layer("stage2_norm1")).__name__
+    ((None, 10), 'GroupNormalization')
     """
     norm = norm_for("convnet", norm)
     if kind not in KINDS:
         known = ", ".join(map(repr, KINDS))
         raise ValueError(f"`kind` must be one of {known}. Received: kind={kind!r}")
-    stages, slope, noise, dropout = KINDS[kind]
+    stages, negative_slope, noise, dropout = KINDS[kind]
 
     images = x = Input(input_shape, name="images")
     if noise:
@@ -87,7 +107,7 @@ def convnet(kind, num_classes, norm="bn", input_shape=(32, 32, 3), width=1.0):
                 name=f"{name}_conv{index}",
             )
             x = norm.normalize(f"{name}_norm{index}")(norm.wrap(conv)(x))
-            x = layers.ReLU(negative_slope=slope, name=f"{name}_relu{index}")(x)
+            x = layers.ReLU(negative_slope=negative_slope, name=f"{name}_relu{index}")(x)
     x = layers.GlobalAveragePooling2D(name="pool")(x)
     classifier = layers.Dense(num_classes, dtype="float32", name="logits")
     return Model(images, norm.wrap(classifier)(x), name=kind)

@@ -1,5 +1,7 @@
 """Recurrent networks: a classifier of sequences and a language model."""
 
+from typing import Any
+
 from keras import Input, Model, layers
 
 import keras_norms
@@ -8,16 +10,16 @@ from zoo.norms import builder, norm_for
 
 @builder
 def lstm(
-    num_classes,
-    norm="ln",
-    input_shape=None,
-    vocabulary=None,
-    causal=False,
-    depth=1,
-    bidirectional=False,
-    dropout=0.0,
-    width=1.0,
-):
+    num_classes: int,
+    norm: Any = "ln",
+    input_shape: tuple[int | None, ...] | None = None,
+    vocabulary: int | None = None,
+    causal: bool = False,
+    depth: int = 1,
+    bidirectional: bool = False,
+    dropout: float = 0.0,
+    width: float = 1.0,
+) -> Model:
     """An LSTM that classifies sequences, or predicts the next token at every step.
 
         x <- dropout(NormalizedLSTM(x)), `depth` times
@@ -25,15 +27,16 @@ def lstm(
     Layer names are stable: "layer2_recurrent_norm", "forward_layer1_cell_norm".
 
     Args:
-        num_classes: int, the number of logits.
+        num_classes: the number of logits.
         norm: what `keras_norms.get` understands; `zoo.norms` says which norms work here.
         input_shape: `(steps, features)` of vectors, or `(steps,)` of tokens; steps may be None.
-        vocabulary: int, the number of tokens, 0 among them, which is padding; None for vectors.
-        causal: whether to predict at every step, from that step and those before it.
-        depth: int, the number of recurrent layers.
-        bidirectional: whether each layer also reads from the end.
-        dropout: float, the rate of dropout after each layer.
-        width: float, factor of the 128 units of each layer, and of the embedding.
+            By default any number of steps, of one feature.
+        vocabulary: the number of tokens, including token 0, which is padding. None for vectors.
+        causal: whether to predict at every step, from this step and the steps before it.
+        depth: the number of recurrent layers.
+        bidirectional: whether each layer also reads the sequence backwards.
+        dropout: the rate of dropout after each layer.
+        width: multiplies the 128 units of each layer and of the embedding.
 
     Returns:
         A `keras.Model` from `(batch, *input_shape)` to float32 logits, `(batch, num_classes)`,
@@ -41,11 +44,17 @@ def lstm(
 
     Raises:
         ValueError: for a norm that does not work here, an input shape that does not fit, or a
-            causal model that reads from the end.
+            causal model that is bidirectional.
 
     Reference:
         [Layer Normalization](https://arxiv.org/abs/1607.06450), section 6, and
         [Recurrent Batch Normalization](https://arxiv.org/abs/1603.09025), section 5.
+
+    >>> import zoo
+    >>> zoo.lstm(10, norm="bn", input_shape=(28, 28), width=0.1).output_shape
+    (None, 10)
+    >>> zoo.lstm(65, vocabulary=65, causal=True, width=0.1).output_shape
+    (None, None, 65)
     """
     norm = norm_for("lstm", norm)
     if causal and bidirectional:

@@ -1,12 +1,21 @@
 """A multilayer perceptron."""
 
+from collections.abc import Sequence
+from typing import Any
+
 from keras import Input, Model, layers
 
 from zoo.norms import builder, norm_for
 
 
 @builder
-def mlp(num_classes, norm="bn", input_shape=(10,), hidden=(50,), width=1.0):
+def mlp(
+    num_classes: int,
+    norm: Any = "bn",
+    input_shape: tuple[int, ...] = (10,),
+    hidden: Sequence[int] = (50,),
+    width: float = 1.0,
+) -> Model:
     """A multilayer perceptron for classification.
 
         x <- relu(norm(w.x))
@@ -14,17 +23,22 @@ def mlp(num_classes, norm="bn", input_shape=(10,), hidden=(50,), width=1.0):
     Layer names are stable: "hidden1_dense", "hidden1_norm".
 
     Args:
-        num_classes: int, the number of logits.
+        num_classes: the number of logits.
         norm: what `keras_norms.get` understands.
-        input_shape: shape of a sample, flattened if it has several axes.
-        hidden: numbers of units of the hidden layers.
-        width: float, factor of the number of hidden units everywhere.
+        input_shape: the shape of a sample, which is flattened if it has several axes.
+        hidden: the number of units of each hidden layer.
+        width: multiplies the number of units of every hidden layer.
 
     Returns:
         A `keras.Model` from `(batch, *input_shape)` to float32 logits `(batch, num_classes)`.
 
     Raises:
-        ValueError: for a norm that is unknown, or pools positions (`zoo.norms`).
+        ValueError: for a norm that is unknown or pools positions (`zoo.norms`).
+
+    >>> import zoo
+    >>> model = zoo.mlp(3, norm="ln", input_shape=(4,), hidden=(8, 6))
+    >>> model.output_shape, model.get_layer("hidden2_dense").units
+    ((None, 3), 6)
     """
     norm = norm_for("mlp", norm)
     inputs = x = Input(input_shape, name="inputs")

@@ -3,39 +3,44 @@
 import inspect
 import sys
 import types
-import typing
 from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
 
 import keras_norms
 from keras_norms.registry import Norm
 
 
-class Host(typing.NamedTuple):
-    """A kind of model: whether its norms may pool positions, and which, or why not."""
+class ModelKind(NamedTuple):
+    """A kind of model, as far as its norms are concerned.
 
-    positions: bool
-    why: str
+    Attributes:
+        has_positions: whether norms may pool positions (pixels, time steps).
+        reason: which positions these are, or why there are none.
+    """
+
+    has_positions: bool
+    reason: str
 
 
 MODELS = {
-    "resnet": Host(True, "height and width"),
-    "convnet": Host(True, "height and width"),
-    "transformer": Host(True, "time"),
-    "causal_transformer": Host(False, "a step must not depend on later ones"),
-    "lstm": Host(False, "its norms see one step at a time"),
-    "mlp": Host(False, "a vector has none"),
+    "resnet": ModelKind(True, "height and width"),
+    "convnet": ModelKind(True, "height and width"),
+    "transformer": ModelKind(True, "time"),
+    "causal_transformer": ModelKind(False, "a step must not depend on later ones"),
+    "lstm": ModelKind(False, "its norms see one step at a time"),
+    "mlp": ModelKind(False, "a vector has none"),
 }
 # norm: {model: whether it works there}
 SUPPORT = {
     name: {
-        model: host.positions or not keras_norms.get(name).needs_spatial_axis
-        for model, host in MODELS.items()
+        model: kind.has_positions or not keras_norms.get(name).needs_spatial_axis
+        for model, kind in MODELS.items()
     }
     for name in keras_norms.NAMES
 }
 
 
-def norm_for(model: str, spec: typing.Any) -> Norm:
+def norm_for(model: str, spec: Any) -> Norm:
     """The norm that `spec` stands for, if it works in that kind of model.
 
     Args:
@@ -43,35 +48,35 @@ def norm_for(model: str, spec: typing.Any) -> Norm:
         spec: what `keras_norms.get` understands.
 
     Raises:
-        ValueError: for an unknown norm, or one that pools positions where `model` has none; the
-            message names those that work.
+        ValueError: for an unknown norm, or one that pools positions where `model` has none. The
+            message names the norms that work.
 
     >>> norm_for("mlp", "gn(groups=16)").spec
     'gn(groups=16)'
     """
     norm = keras_norms.get(spec)
-    if norm.needs_spatial_axis and not MODELS[model].positions:
+    if norm.needs_spatial_axis and not MODELS[model].has_positions:
         working = ", ".join(repr(name) for name in SUPPORT if SUPPORT[name][model])
         raise ValueError(
             f"The norm {spec!r} pools positions (pixels, time steps), of which the {model} model "
-            f"offers none: {MODELS[model].why}. Use one of {working}. Received: norm={spec!r}"
+            f"offers none: {MODELS[model].reason}. Use one of {working}. Received: norm={spec!r}"
         )
     return norm
 
 
-class _Callable(types.ModuleType):
+class _CallableModule(types.ModuleType):
     """A module that is called like the function of its own name."""
 
-    def __call__(self, *args: typing.Any, **kwargs: typing.Any) -> typing.Any:
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return getattr(self, self.__name__.rpartition(".")[2])(*args, **kwargs)
 
 
-_F = typing.TypeVar("_F", bound=Callable)
+_F = TypeVar("_F", bound=Callable)
 
 
 def builder(function: _F) -> _F:
     """Makes the module of a builder callable, so that neither hides the other in `zoo`."""
     module = sys.modules[function.__module__]
-    module.__class__ = _Callable
+    module.__class__ = _CallableModule
     module.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
     return function

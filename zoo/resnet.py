@@ -1,7 +1,11 @@
 """Residual networks (He et al., 2015): the CIFAR and the ImageNet family."""
 
-from keras import Input, Model, layers
+from collections.abc import Callable
+from typing import Any
 
+from keras import Input, KerasTensor, Model, layers
+
+from keras_norms.registry import Norm
 from zoo.norms import builder, norm_for
 
 # depth: (block, blocks per stage)
@@ -16,22 +20,29 @@ IMAGENET = {
 
 
 @builder
-def resnet(depth, num_classes, norm="bn", input_shape=None, width=1.0):
+def resnet(
+    depth: int,
+    num_classes: int,
+    norm: Any = "bn",
+    input_shape: tuple[int | None, int | None, int] | None = None,
+    width: float = 1.0,
+) -> Model:
     """A residual network for image classification.
 
         x <- relu(x + F(x)),  F = conv, norm, relu, conv, norm
 
-    The last norm of each block starts at gamma 0, where it has a gamma, so that every block
-    starts as the identity. Layer names are stable: "stem_norm", "stage2_block1_norm2".
+    So that every block starts as the identity, the gamma of its last norm starts at 0, where
+    there is a gamma. Layer names are stable: "stem_norm", "stage2_block1_norm2".
 
     Args:
-        depth: int. 20, 32, 44, 56 and 110 are the CIFAR networks, with parameter-free
-            shortcuts; 18, 34, 50, 101 and 152 the ImageNet ones, with the stride of a
-            bottleneck in its 3x3 convolution.
-        num_classes: int, the number of logits.
+        depth: 20, 32, 44, 56 or 110 for a CIFAR network, whose shortcuts have no weights; 18, 34,
+            50, 101 or 152 for an ImageNet network, whose bottlenecks stride in the 3x3
+            convolution.
+        num_classes: the number of logits.
         norm: what `keras_norms.get` understands.
-        input_shape: `(height, width, channels)`; (32, 32, 3) or (224, 224, 3) by default.
-        width: float, factor of the number of channels everywhere.
+        input_shape: `(height, width, channels)`. By default (32, 32, 3) for CIFAR networks and
+            (224, 224, 3) for ImageNet networks.
+        width: multiplies the number of channels of every convolution.
 
     Returns:
         A `keras.Model` from images `(batch, *input_shape)` to float32 logits
@@ -44,6 +55,11 @@ def resnet(depth, num_classes, norm="bn", input_shape=None, width=1.0):
         [Deep Residual Learning](https://arxiv.org/abs/1512.03385), sections 3.4 and 4.2, and
         [Accurate, Large Minibatch SGD](https://arxiv.org/abs/1706.02677), section 5.1, for the
         stride and the zero gamma.
+
+    >>> import zoo
+    >>> model = zoo.resnet(20, 10, norm="sn", input_shape=(8, 8, 3), width=0.25)
+    >>> model.output_shape, type(model.get_layer("stage2_block1_norm2")).__name__
+    ((None, 10), 'SwitchableNormalization')
     """
     norm = norm_for("resnet", norm)
     if depth not in CIFAR | IMAGENET:
@@ -71,14 +87,18 @@ def resnet(depth, num_classes, norm="bn", input_shape=None, width=1.0):
     return Model(images, norm.wrap(classifier)(x), name=f"resnet{depth}")
 
 
-def _basic(x, channels, stride, norm, shortcut, name):
+def _basic(
+    x: KerasTensor, channels: int, stride: int, norm: Norm, shortcut: Callable, name: str
+) -> KerasTensor:
     residual = _conv_norm(x, channels, 3, stride, norm, name, 1)
     residual = layers.ReLU(name=f"{name}_relu1")(residual)
     residual = _conv_norm(residual, channels, 3, 1, norm, name, 2, zero_init=True)
     return _join(residual, shortcut(x, channels, stride, norm, name), name)
 
 
-def _bottleneck(x, channels, stride, norm, shortcut, name):
+def _bottleneck(
+    x: KerasTensor, channels: int, stride: int, norm: Norm, shortcut: Callable, name: str
+) -> KerasTensor:
     residual = _conv_norm(x, channels, 1, 1, norm, name, 1)
     residual = layers.ReLU(name=f"{name}_relu1")(residual)
     residual = _conv_norm(residual, channels, 3, stride, norm, name, 2)
@@ -87,13 +107,22 @@ def _bottleneck(x, channels, stride, norm, shortcut, name):
     return _join(residual, shortcut(x, 4 * channels, stride, norm, name), name)
 
 
-def _join(residual, shortcut, name):
+def _join(residual: KerasTensor, shortcut: KerasTensor, name: str) -> KerasTensor:
     return layers.ReLU(name=f"{name}_relu")(layers.Add(name=f"{name}_add")([shortcut, residual]))
 
 
-def _conv_norm(x, channels, size, stride, norm, name, index="", zero_init=False):
+def _conv_norm(
+    x: KerasTensor,
+    channels: int,
+    size: int,
+    stride: int,
+    norm: Norm,
+    name: str,
+    index: int | str = "",
+    zero_init: bool = False,
+) -> KerasTensor:
     if stride > 1 and size > 1:
-        # "same" would pad an even input by one on its far side only.
+        # With a stride, padding="same" would pad an even input on its far side only.
         x = layers.ZeroPadding2D(size // 2, name=f"{name}_pad{index}")(x)
     conv = layers.Conv2D(
         channels,
@@ -107,20 +136,23 @@ def _conv_norm(x, channels, size, stride, norm, name, index="", zero_init=False)
     return norm.normalize(f"{name}_norm{index}", zero_init=zero_init)(norm.wrap(conv)(x))
 
 
-def _padded_shortcut(x, channels, stride, norm, name):
+def _padded_shortcut(
+    x: KerasTensor, channels: int, stride: int, norm: Norm, name: str
+) -> KerasTensor:
     """Every `stride`-th pixel, with zeros for the new channels (the paper's option A)."""
     if stride > 1:
         x = layers.MaxPooling2D(1, stride, name=f"{name}_shortcut_pool")(x)
     missing = channels - x.shape[-1]
     if missing:
-        # Read as channels first, the last axis is the width: this pads the channels.
-        pad = ((0, 0), (missing // 2, missing - missing // 2))
-        pad = layers.ZeroPadding2D(pad, "channels_first", name=f"{name}_shortcut_pad")
-        x = pad(x)
+        # "channels_first" makes the layer pad the last axis, which holds the channels here.
+        amount = ((0, 0), (missing // 2, missing - missing // 2))
+        x = layers.ZeroPadding2D(amount, "channels_first", name=f"{name}_shortcut_pad")(x)
     return x
 
 
-def _projected_shortcut(x, channels, stride, norm, name):
+def _projected_shortcut(
+    x: KerasTensor, channels: int, stride: int, norm: Norm, name: str
+) -> KerasTensor:
     """A 1x1 convolution where the shape changes (the paper's option B)."""
     if stride == 1 and x.shape[-1] == channels:
         return x

@@ -1,51 +1,54 @@
 """Transformers (Vaswani et al., 2017): an encoder that classifies, a causal language model."""
 
-import keras
-from keras import Input, Model, layers, ops
+from typing import Any, Literal
 
+import keras
+from keras import Input, KerasTensor, Model, layers, ops
+
+from keras_norms.registry import Norm
 from zoo.norms import builder, norm_for
 
 
 @builder
 def transformer(
-    num_classes,
-    norm="ln",
-    input_shape=None,
-    vocabulary=None,
-    causal=False,
-    placement="pre",
-    depth=2,
-    heads=4,
-    dropout=0.1,
-    width=1.0,
-):
+    num_classes: int,
+    norm: Any = "ln",
+    input_shape: tuple[int, ...] | None = None,
+    vocabulary: int | None = None,
+    causal: bool = False,
+    placement: Literal["pre", "post"] = "pre",
+    depth: int = 2,
+    heads: int = 4,
+    dropout: float = 0.1,
+    width: float = 1.0,
+) -> Model:
     """A Transformer over tokens or vectors.
 
         pre:   x <- x + F(norm(x)),  F = attention, then MLP;  a norm at the end
         post:  x <- norm(x + F(x))
 
-    Every token is a sample of its own for the norms, as for layer normalization. Norms that pool
-    positions (`zoo.norms`) pool the steps of a sequence instead, in the encoder only. Weight
+    For the norms every token is a sample of its own, as in layer normalization. Norms that pool
+    positions (`zoo.norms`) pool the steps of a sequence; they work in the classifier only. Weight
     norm wraps the projections of attention, the MLP and the logits. Layer names are stable:
     "block1_attention_norm", "block2_mlp_norm", "final_norm".
 
-    Token 0 is padding, wherever it stands: it is no key of attention, has no share in
-    statistics, in the mean over time or in the loss, and takes up no position.
+    Token 0 is padding, wherever it stands. No token attends to it, and it takes up no position. It
+    counts neither in statistics nor in the mean over time, nor in the loss.
 
-    A causal model sees no later token at inference, whatever the norm. In training, batch
-    statistics are those of all tokens in the batch.
+    At inference a causal model sees no later token, whatever the norm. In training, batch
+    statistics are those of all tokens of the batch.
 
     Args:
-        num_classes: int, the number of logits; of a language model, its vocabulary.
+        num_classes: the number of logits; for a language model, the size of its vocabulary.
         norm: what `keras_norms.get` understands.
         input_shape: `(steps,)` for tokens, `(steps, features)` for vectors.
-        vocabulary: int, the number of tokens, padding included; None for vectors.
+        vocabulary: the number of tokens, including padding; None for vectors.
         causal: whether a step sees only itself and the steps before it.
-        placement: "pre" or "post": whether norms come before a branch or after its sum.
-        depth: int, the number of blocks.
-        heads: int, the number of heads of attention.
-        dropout: float, the rate of dropout after the embedding and after each branch.
-        width: float, factor of the 128 channels, which are rounded to a multiple of `heads`.
+        placement: "pre" puts a norm before each branch, "post" after the sum with its input.
+        depth: the number of blocks.
+        heads: the number of attention heads.
+        dropout: the rate of dropout after the embedding and after each branch.
+        width: multiplies the 128 channels, which are rounded to a multiple of `heads`.
 
     Returns:
         A `keras.Model` from int tokens `(batch, steps)` or vectors `(batch, steps, features)` to
@@ -60,6 +63,13 @@ def transformer(
         [Attention Is All You Need](https://arxiv.org/abs/1706.03762), section 3, and
         [On Layer Normalization in the Transformer Architecture](https://arxiv.org/abs/2002.04745),
         section 3.1, for the placement.
+
+    >>> import zoo
+    >>> zoo.transformer(2, norm="sn", input_shape=(9, 4), depth=1, width=0.1).output_shape
+    (None, 2)
+    >>> model = zoo.transformer(65, input_shape=(9,), vocabulary=65, causal=True, width=0.1)
+    >>> model.output_shape
+    (None, 9, 65)
     """
     norm = norm_for("causal_transformer" if causal else "transformer", norm)
     if placement not in ("pre", "post"):
@@ -71,14 +81,14 @@ def transformer(
     batch_axis = 0 if norm.needs_spatial_axis else (0, 1)
     keys = None if mask is None else ops.reshape(mask, (-1, 1, 1, steps))  # (batch, head, to, from)
 
-    def normalize(x, name):
+    def normalize(x: KerasTensor, name: str) -> KerasTensor:
         return _call(norm.normalize(name, batch_axis), x, mask)
 
-    def project(x, units, name):
-        # With a bias, whatever the norm: none of these outputs goes straight into one.
+    def project(x: KerasTensor, units: int, name: str) -> KerasTensor:
+        # The bias stays, whatever the norm, because no norm follows directly.
         return _call(norm.wrap(layers.Dense(units, name=name)), x, mask)
 
-    def attention(x, name):
+    def attention(x: KerasTensor, name: str) -> KerasTensor:
         query, key, value = (
             ops.reshape(project(x, channels, f"{name}_{role}"), head_shape)
             for role in ("query", "key", "value")
@@ -87,7 +97,7 @@ def transformer(
         x = ops.reshape(x, (-1, steps, channels))
         return project(x, channels, f"{name}_output")
 
-    def mlp(x, name):
+    def mlp(x: KerasTensor, name: str) -> KerasTensor:
         x = project(x, 4 * channels, f"{name}_hidden")
         x = layers.Activation("gelu", name=f"{name}_gelu")(x)
         return project(x, channels, f"{name}_output")
@@ -105,8 +115,8 @@ def transformer(
     if placement == "pre":
         x = normalize(x, "final_norm")
     if not causal:
-        # A norm over time leaves a mean over time of beta, whatever the input, unless an
-        # activation comes between them, as in any convolutional network.
+        # After a norm over time, the mean over time is beta, whatever the input. The activation
+        # between the two keeps what the input says.
         x = _mean(layers.Activation("gelu", name="final_gelu")(x), mask)
     elif mask is not None:
         x = WithMask(name="mask")(x, mask=mask)
@@ -116,18 +126,20 @@ def transformer(
 
 @keras.saving.register_keras_serializable("zoo")
 class WithMask(layers.Layer):
-    """The identity. The output carries `mask`, which losses and metrics heed."""
+    """The identity, whose output carries `mask` to the loss and the metrics."""
 
-    def __init__(self, **kwargs):
+    def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.supports_masking = True
 
-    def call(self, inputs, mask=None):
+    def call(self, inputs: KerasTensor, mask: KerasTensor | None = None) -> KerasTensor:
         return inputs
 
 
-def _inputs(shape, vocabulary):
-    """The input of the model, and the mask of what is no padding, or None."""
+def _inputs(
+    shape: tuple[int, ...] | None, vocabulary: int | None
+) -> tuple[KerasTensor, KerasTensor | None]:
+    """The input of the model and its mask, which is True where there is no padding."""
     rank, form = (2, "(steps, features)") if vocabulary is None else (1, "(steps,)")
     if shape is None or len(shape) != rank or None in shape:
         raise ValueError(
@@ -140,10 +152,16 @@ def _inputs(shape, vocabulary):
     return tokens, ops.not_equal(tokens, 0)
 
 
-def _embed(inputs, mask, vocabulary, channels, norm):
-    """Tokens or vectors, plus what their positions have learned."""
+def _embed(
+    inputs: KerasTensor,
+    mask: KerasTensor | None,
+    vocabulary: int | None,
+    channels: int,
+    norm: Norm,
+) -> KerasTensor:
+    """Embeds tokens or vectors, and adds a learned embedding of each position."""
 
-    def table(size, name):
+    def table(size: int, name: str) -> keras.Layer:
         initializer = keras.initializers.RandomNormal(stddev=0.02)
         return layers.Embedding(size, channels, initializer, name=name)
 
@@ -157,15 +175,15 @@ def _embed(inputs, mask, vocabulary, channels, norm):
     return layers.Add(name="embedding_add")([x, table(inputs.shape[1], "positions")(positions)])
 
 
-def _call(layer, x, mask):
-    """`layer(x)`, with the mask if the layer takes one."""
+def _call(layer: keras.Layer, x: KerasTensor, mask: KerasTensor | None) -> KerasTensor:
+    """Calls a layer, with the mask if the layer takes one."""
     if mask is None or "mask" not in layer.call_signature_parameters:
         return layer(x)
     return layer(x, mask=mask)
 
 
-def _mean(x, mask):
-    """The mean over time, of nothing but padding 0."""
+def _mean(x: KerasTensor, mask: KerasTensor | None) -> KerasTensor:
+    """The mean over the time steps that are no padding; 0 where all are."""
     x = ops.cast(x, "float32")
     if mask is None:
         return ops.mean(x, axis=1)

@@ -16,9 +16,9 @@ BUILDERS = {
     "conv6": lambda spec: convnet("conv6", 3, spec, (8, 8, 1), width=1 / 16),
     "mlp": lambda spec: mlp(3, spec, (8, 8, 1), hidden=(8, 4)),
 }
-HOSTS = {"convpool": "convnet", "conv6": "convnet", "mlp": "mlp"}
-WORKING = [(b, spec) for spec in SUPPORT for b in BUILDERS if SUPPORT[spec][HOSTS[b]]]
-REFUSED = [(b, spec) for spec in SUPPORT for b in BUILDERS if not SUPPORT[spec][HOSTS[b]]]
+ROWS = {"convpool": "convnet", "conv6": "convnet", "mlp": "mlp"}
+WORKING = [(b, spec) for spec in SUPPORT for b in BUILDERS if SUPPORT[spec][ROWS[b]]]
+REFUSED = [(b, spec) for spec in SUPPORT for b in BUILDERS if not SUPPORT[spec][ROWS[b]]]
 
 
 def parameters(model):

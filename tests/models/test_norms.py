@@ -47,7 +47,7 @@ def test_specs_of_every_form_that_need_positions():
         assert not keras_norms.get(spec).needs_spatial_axis, spec
 
 
-@pytest.mark.parametrize("model", [m for m, host in norms.MODELS.items() if not host.positions])
+@pytest.mark.parametrize("model", [m for m, kind in norms.MODELS.items() if not kind.has_positions])
 @pytest.mark.parametrize("spec", PIXELS)
 def test_the_refusal_names_what_works_instead(model, spec):
     with pytest.raises(ValueError, match=f"the {model} model") as caught:
@@ -55,7 +55,7 @@ def test_the_refusal_names_what_works_instead(model, spec):
     message = str(caught.value)
     working = message.split("Use one of ")[1].split(". Received")[0]
     assert working.split(", ") == [repr(n) for n in norms.SUPPORT if norms.SUPPORT[n][model]]
-    assert norms.MODELS[model].why in message and repr(spec) in message
+    assert norms.MODELS[model].reason in message and repr(spec) in message
 
 
 def support_table():

@@ -22,7 +22,7 @@ with silent_libraries():
 
 
 def at_step(number, seconds, end):
-    begin, seen = callbacks.Watch.on_train_batch_begin, []
+    begin, seen = callbacks.StepTimer.on_train_batch_begin, []
 
     def wait():
         time.sleep(seconds)
@@ -34,7 +34,7 @@ def at_step(number, seconds, end):
             threading.Thread(target=wait, daemon=True).start() if seconds else end()
         begin(self, batch, logs)
 
-    callbacks.Watch.on_train_batch_begin = on_train_batch_begin
+    callbacks.StepTimer.on_train_batch_begin = on_train_batch_begin
 
 
 def at_write(number, share, end):

@@ -20,7 +20,7 @@ from keras_norms.callbacks import SwitchLogger
 from tests.support import child
 from tests.support.train_script import SCRIPT, record, run_script, script
 from zoo.training import catalog, checkpoint, events, run_folder
-from zoo.training.callbacks import Curves
+from zoo.training.callbacks import ResumableTensorBoard
 from zoo.training.options import TrainOptions
 
 EPOCHS, STEPS = 3, 4
@@ -355,15 +355,15 @@ def test_what_is_no_run_is_not_deleted(tmp_path):
     assert code == 2 and "give one of the two" in errors
 
 
-def test_a_folder_is_claimed_once(tmp_path):
+def test_a_folder_is_reserved_once(tmp_path):
     run, options = tmp_path / "a" / "run", TrainOptions(resume=True)
-    with run_folder.claim(run, options):
+    with run_folder.reserve(run, options):
         with pytest.raises(OSError, match="is in use: another process trains in it"):
-            with run_folder.claim(run, options):
+            with run_folder.reserve(run, options):
                 pass
         assert run.exists()
     assert not (tmp_path / "a").exists(), "nothing was written"
-    with run_folder.claim(run, options):
+    with run_folder.reserve(run, options):
         (run / "run.json").write_text("{}")
     assert [path.name for path in run.iterdir()] == ["run.json"]
 
@@ -520,9 +520,9 @@ def write_events(folder, batches):
     return path
 
 
-def test_events_after_a_checkpoint_are_forgotten(tmp_path):
+def test_events_after_a_checkpoint_are_cut(tmp_path):
     path = write_events(tmp_path / "tensorboard" / "train", 9)
-    events.forget(tmp_path / "tensorboard", epoch=1, batches=5, iterations=4)
+    events.cut(tmp_path / "tensorboard", epoch=1, batches=5, iterations=4)
     assert steps(tmp_path) == {
         ("train", "batch_loss"): list(range(6)),
         ("train", "switch/a/mean/batch"): list(range(5)),
@@ -530,7 +530,7 @@ def test_events_after_a_checkpoint_are_forgotten(tmp_path):
         ("train", "epoch_loss"): [0],
     }
     content = path.read_bytes()
-    events.forget(tmp_path / "tensorboard", epoch=1, batches=5, iterations=4)
+    events.cut(tmp_path / "tensorboard", epoch=1, batches=5, iterations=4)
     assert path.read_bytes() == content
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
@@ -542,7 +542,7 @@ def test_the_end_of_a_file_of_events_is_cut(tmp_path, cut):
     path.write_bytes(path.read_bytes()[:-cut])
     with pytest.raises(OSError, match="is the disk full.*--resume"):
         events.check(tmp_path / "tensorboard", {})
-    events.forget(tmp_path / "tensorboard", epoch=9, batches=9, iterations=9)
+    events.cut(tmp_path / "tensorboard", epoch=9, batches=9, iterations=9)
     events.check(tmp_path / "tensorboard", {})
     assert steps(tmp_path)["tensorboard", "batch_loss"] == list(range(9))
 
@@ -563,7 +563,7 @@ def test_only_what_is_new_is_checked(tmp_path):
 def test_curves_have_every_epoch(model, tmp_path, every):
     """Whatever number of steps lies between the points of batches; the switches' as well."""
     x = np.zeros((20, 4), "float32")
-    loggers = [Curves(tmp_path / "tensorboard", every, 0)]
+    loggers = [ResumableTensorBoard(tmp_path / "tensorboard", every, 0)]
     loggers.append(SwitchLogger(tmp_path / "tensorboard" / "switches", every, figures=False))
     model.fit(
         *(x, x[:, :3]),

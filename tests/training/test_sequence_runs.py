@@ -13,7 +13,7 @@ from tests.support.data_sets import store
 from tests.support.train_script import record, run_script, script
 from zoo import data
 from zoo.data import text
-from zoo.training import trainer
+from zoo.training import optimization, trainer
 
 tfds = pytest.importorskip("tensorflow_datasets")
 
@@ -125,7 +125,7 @@ def test_bits_of_a_model_that_knows_nothing(data_dir):
     count = len(verse.vocabulary)
     zeros = keras.layers.Embedding(count, count, embeddings_initializer="zeros")
     model = keras.Sequential([keras.Input((8,), dtype="int32"), zeros])
-    trainer._compile(model, "sgd")
+    optimization.compile_model(model, "sgd")
     scores = model.evaluate(verse.test_batches(8), verbose=0, return_dict=True)
     history = {f"val_{name}": [0, value] for name, value in scores.items()}
     bits = trainer._scores(history, causal=True)["bits_per_character"]

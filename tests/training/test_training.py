@@ -1,18 +1,23 @@
 """zoo.training and scripts/train.py: a run does what its options say, and writes it down."""
 
 import dataclasses
+import inspect
+import re
 
+import docstring_parser
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 import keras_norms
+import zoo
 from keras_norms import analysis
 from tests.support.train_script import record, run_script, script
 from zoo import data, training
+from zoo.data import loading
 from zoo.resnet import CIFAR, IMAGENET
-from zoo.training import catalog, run_folder, trainer
+from zoo.training import catalog, optimization, run_folder
 
 EPOCHS, TRAIN, BATCH, REPLICAS = 2, 300, 16, 2
 STEPS = TRAIN // (BATCH * REPLICAS)
@@ -147,6 +152,37 @@ def test_help_explains_every_option():
         assert f"--{field.name.replace('_', '-')} " in out.replace(",", " ")
 
 
+def default(function, argument):
+    return inspect.signature(function).parameters[argument].default
+
+
+def test_help_names_every_choice_and_every_default():
+    parsed = docstring_parser.parse_from_object(training.TrainOptions)
+    help = {param.arg_name: " ".join(param.description.split()) for param in parsed.params}
+    for option, names in {"model": catalog.entries(), "norm": keras_norms.NAMES}.items():
+        assert set(names) <= set(re.findall(r"\w+", help[option]))
+    words, characters = (
+        default(load, "sequence_length") for load in (loading._load_texts, loading._load_characters)
+    )
+    size = default(loading._load_texts, "vocabulary_size")
+    depths, dropouts = (
+        [default(build, argument) for build in (zoo.lstm, zoo.transformer)]
+        for argument in ("depth", "dropout")
+    )
+    sgd, adam = catalog.SGD, catalog.ADAM
+    for option, end in {
+        "sequence_length": f"None: {words} words, {characters} characters.",
+        "vocabulary_size": f"None: {size:,}.",
+        "depth": "None: {} for lstm, {} for transformer.".format(*depths),
+        "dropout": "None: {:g} for lstm, {:g} for transformer.".format(*dropouts),
+        "placement": f"None: {default(zoo.transformer, 'placement')}.",
+        "learning_rate": f"None: {adam.learning_rate} for adam, {sgd.learning_rate} for sgd.",
+        "momentum": f"None: {sgd.momentum}.",
+        "l2": f"None: {sgd.l2:.4f} for sgd, {adam.l2:g} for adam.",
+    }.items():
+        assert help[option].endswith(end), help[option]
+
+
 @pytest.mark.process
 def test_a_bad_norm_is_one_line():
     done = run_script("--norm", "sm")
@@ -258,8 +294,8 @@ def test_weight_norm_starts_from_the_data_if_asked(small, tmp_path, data_init):
     options = dataclasses.replace(small, norm="wn", learning_rate=1e-12, l2=0.0)
     training.train(dataclasses.replace(options, data_init=data_init))
     trained = load(tmp_path / "run" / "model.keras")
-    keras.utils.set_random_seed(options.seed)
     entry, _, options = catalog.select_model(options)
+    keras.utils.set_random_seed(options.seed)
     initial = catalog.build(entry, options, data.load("digits"))
     for before, after in zip(initial.trainable_weights, trained.trainable_weights, strict=True):
         assert before.path == after.path
@@ -297,7 +333,7 @@ def test_seed_decides_the_run(small):
 )
 def test_schedules(schedule, warmup, expected):
     options = training.TrainOptions(schedule=schedule, warmup_epochs=warmup, epochs=4)
-    rates = trainer._schedule(options, rate=2.0, steps=10)
+    rates = optimization.learning_rate_schedule(options, 2.0, steps_per_epoch=10)
     for step, rate in expected.items():
         found = rates(step) if callable(rates) else rates
         assert float(found) == pytest.approx(2 * rate, abs=1e-6), step

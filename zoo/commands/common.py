@@ -1,21 +1,27 @@
-"""What every command shares: a quiet start, and errors that fit on one line.
+"""What every command shares: a quiet start, its options, and errors that fit on one line.
 
 It imports nothing of Keras, so that a command can silence libraries before they load.
 """
 
 import contextlib
+import dataclasses
 import os
 import sys
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
-# What a user can mend; anything else is a fault of the program and shows its traceback.
+import docstring_parser
+import tyro
+
+_Options = TypeVar("_Options")
+
+# Errors that a user can mend. All others are faults of the program and show their traceback.
 ERRORS = (ValueError, OSError, ImportError, FloatingPointError, RuntimeError)
 
 
 @contextlib.contextmanager
 def silent_libraries() -> Iterator[None]:
-    """Silences stderr for a block of imports, also what C++ libraries write there."""
+    """Silences stderr during imports, including what C++ libraries write to it."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     terminal, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
@@ -27,13 +33,30 @@ def silent_libraries() -> Iterator[None]:
         os.close(nowhere)
 
 
-def call(command: Callable[[Any], None], options: Any, interrupted: str = "interrupted") -> None:
-    """Runs a command; an error ends the process with one line on stderr and exit code 2.
+def parse(options: type[_Options], args: Sequence[str] | None = None) -> _Options:
+    """The options on the command line, as an instance of a dataclass.
+
+    Args:
+        options: the dataclass. The help of an option is the docstring below its field.
+        args: the words of the command line; by default those of this process.
+    """
+    help = {p.arg_name: p.description for p in docstring_parser.parse_from_object(options).params}
+    for field in dataclasses.fields(options):  # type: ignore[arg-type]
+        # tyro would keep the line breaks of the source, and wrap the pieces once more.
+        text = " ".join((help.get(field.name) or "").split())
+        field.metadata = {**field.metadata, "help": text}  # type: ignore[assignment]
+    return tyro.cli(options, args=args)
+
+
+def run_command(
+    command: Callable[[Any], None], options: Any, interrupted: str = "interrupted"
+) -> None:
+    """Runs a command. An error prints one line on stderr and ends the process with code 2.
 
     Args:
         command: function of the options.
         options: its argument.
-        interrupted: what Ctrl-C says, before exit code 130.
+        interrupted: the line that Ctrl-C prints, before it ends the process with code 130.
     """
     try:
         command(options)

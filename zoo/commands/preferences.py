@@ -1,10 +1,11 @@
 """Shows which statistics a trained model prefers: `python scripts/preferences.py RUN [RUN ...]`."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-from zoo.commands.common import call, silent_libraries
+from zoo.commands.common import parse, run_command, silent_libraries
 
 with silent_libraries():
     import tyro
@@ -16,29 +17,31 @@ with silent_libraries():
 class Options:
     """Shows which statistics each layer of a trained model prefers, and compares runs.
 
-    Prints, for each run, the weights of the switches (IN, LN and BN, for mean and variance) or
-    gates layer by layer, their means by stage and over the net, and what the run shows of the
-    published findings; writes preferences.png (stacked bars by depth), preferences_map.png,
-    preferences.csv and preferences.json. Several runs are compared as well, and those that
-    differ only in their seed averaged (comparison.png, .csv and .json).
+    For each run it prints the switches (weights of IN, LN and BN, for mean and variance) or gates:
+    layer by layer, then their means by stage and over the net. It adds which published findings
+    the run shows. Files: preferences.png (stacked bars by depth), preferences_map.png,
+    preferences.csv and preferences.json.
+
+    Several runs are compared too; those that differ only in their seed are averaged. Files:
+    comparison.png, comparison.csv and comparison.json.
 
         python scripts/preferences.py runs/sn-b32
         python scripts/preferences.py runs/sn-b32-s0 runs/sn-b32-s1 runs/sn-b2-s0 --output report
     """
 
     runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN [RUN ...]")]
-    """Run folders of scripts/train.py, log-dirs of keras_norms.callbacks.SwitchLogger, or
-    .keras files."""
+    """What to show: run folders of scripts/train.py, log-dirs of
+    keras_norms.callbacks.SwitchLogger, or .keras files."""
     output: Path | None = None
-    """Folder for the files, with a folder for each of several runs. None: each run's files go
+    """Folder for the files; of several runs, each gets a folder in it. None: each run's files go
     into its folder (or beside the .keras file), the comparison beside the first run."""
 
 
-def main(args=None):
-    call(show, tyro.cli(Options, args=args))
+def main(args: Sequence[str] | None = None) -> None:
+    run_command(show, parse(Options, args))
 
 
-def show(options):
+def show(options: Options) -> None:
     """Prints and draws the preferences of each run, and of several runs side by side."""
     try:
         _show(options)
@@ -46,11 +49,11 @@ def show(options):
         raise OSError(f"{error}. Choose another folder for the files with --output.") from error
 
 
-def _show(options):
+def _show(options: Options) -> None:
     if not options.runs:
         raise ValueError("Name at least one run: python scripts/preferences.py RUN [RUN ...]")
     runs = [analysis.read(path) for path in options.runs]
-    # Before anything is written: what cannot be compared should not leave half of the files.
+    # Runs that cannot be compared raise here, before half of the files are written.
     compared = comparison.compare(runs) if len(runs) > 1 else None
     for number, (path, run) in enumerate(zip(options.runs, runs, strict=True)):
         folder = path if path.is_dir() else path.parent

@@ -1,10 +1,11 @@
 """Reports on studies: `python scripts/report.py`."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-from zoo.commands.common import call, silent_libraries
+from zoo.commands.common import parse, run_command, silent_libraries
 
 with silent_libraries():
     import tyro
@@ -14,33 +15,33 @@ with silent_libraries():
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Tells what studies have found: answers to four questions, then every study in full.
+    """Reports what studies have found: answers to four questions, then every study in full.
 
-    Reads what scripts/study.py wrote, and writes a page that needs no other file. All is composed
-    from the results; a study that was not run is named.
+    It reads the results of scripts/study.py, and writes a page that needs no other file. The page
+    names the studies that have no results.
 
-        python scripts/report.py                                # what docs/results holds
-        python scripts/report.py runs/studies                   # all that was run here
+        python scripts/report.py                                # the results in docs/results
+        python scripts/report.py runs/studies                   # all studies that were run here
         python scripts/report.py runs/studies/style-cpu --collect docs/results
     """
 
     results: tyro.conf.Positional[tuple[Path, ...]] = (Path("docs/results"),)
-    """Folders of results, folders of such folders, or result.json files."""
+    """What to report on: folders of results, folders of such folders, or result.json files."""
     html: Path = Path("report.html")
     """The page to write."""
     markdown: Path | None = None
-    """The same as Markdown, if wanted. Its figures stay where they are, and it links to them."""
+    """The same as Markdown, if wanted. It links to the figures, which stay where they are."""
     collect: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
-    """Copies the results to DIR/STUDY first, figures with them and bulky curves left out, to be
-    committed; the report is then of all that DIR holds."""
+    """First copies the results to DIR/STUDY, so that they can be committed: with figures, without
+    bulky curves. The report is then about everything in DIR."""
 
 
-def main(args=None):
-    call(write, tyro.cli(Options, args=args))
+def main(args: Sequence[str] | None = None) -> None:
+    run_command(write, parse(Options, args))
 
 
-def write(options):
-    """Writes the report as a page, and as Markdown where asked."""
+def write(options: Options) -> None:
+    """Writes the report as a page, and also as Markdown if asked."""
     found = report.read(options.results)
     if options.collect:
         report.collect(found, options.collect)
@@ -50,7 +51,7 @@ def write(options):
     _write(options.html, report.page(report.document(found, Path()), Path()))
 
 
-def _write(path, content):
+def _write(path: Path, content: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(content)
     print(f"report: {path}")

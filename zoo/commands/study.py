@@ -2,10 +2,11 @@
 
 import dataclasses
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
-from zoo.commands.common import call, silent_libraries
+from zoo.commands.common import parse, run_command, silent_libraries
 
 with silent_libraries():
     import tensorflow as tf
@@ -15,47 +16,50 @@ with silent_libraries():
     from zoo.laboratory import results
     from zoo.laboratory.execute import execute
     from zoo.laboratory.studies import studies
+    from zoo.laboratory.study import Study
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
     """Runs a study, and says which of the published claims hold.
 
-    Runs that are done are not repeated, and training that was interrupted goes on: to add seeds,
-    give all of them. Prints a table of claims, and writes result.json, figures and events for
-    TensorBoard.
+    It prints a table of claims, and writes result.json, figures and events for TensorBoard.
+
+    Complete runs are not repeated, and interrupted training goes on. So to add seeds, give the
+    old and the new ones.
 
         python scripts/study.py synthetic
         python scripts/study.py preferences --scale cpu --data-dir ~/tensorflow_datasets
         python scripts/study.py preferences --scale cpu --seeds 0 1 2 3 4
-        python scripts/report.py runs/studies           # a page of all results
+        python scripts/report.py runs/studies           # writes a page of all results
     """
 
     study: Annotated[str | None, tyro.conf.Positional] = None
-    """Its name; without it, all studies are listed."""
+    """The name of the study. Without it, all studies are listed."""
     scale: Literal["smoke", "cpu", "full"] = "cpu"
-    """smoke: seconds, to see that it works. cpu: a small version, for 2 cores. full: as near to
-    the papers' recipes as the models of this repository and some GPUs come."""
+    """How large the study is. smoke: takes seconds, and shows that it works. cpu: a small version,
+    for 2 cores. full: for GPUs, as near to the papers' recipes as the models here allow."""
     seeds: tuple[int, ...] | None = None
-    """Seeds to train with. None: those of the scale. Verdicts leave out the seeds on which the
-    study's criteria were chosen."""
+    """Seeds to train with. None: those of the scale. Verdicts ignore the seeds with which the
+    criteria of the study were chosen."""
     data_dir: str | None = None
-    """Directory of TensorFlow Datasets. None: ~/tensorflow_datasets."""
+    """Directory of TensorFlow Datasets. A set that is not there is downloaded to it. None:
+    ~/tensorflow_datasets."""
     output: Path = Path("runs/studies")
-    """Folder below which each study and scale has a folder."""
+    """Folder for the results, in which each study and scale has a folder."""
     jobs: int | None = None
-    """Runs at a time, which share the machine. None: one for each core, at most 4; one alone on
-    GPUs, and where time is measured."""
+    """Number of runs at a time, which share the machine. None: one for each core, at most 4; a
+    single one on GPUs, and for studies that measure time."""
 
 
-def main(args=None):
-    options = tyro.cli(Options, args=args)
+def main(args: Sequence[str] | None = None) -> None:
+    options = parse(Options, args)
     logging.set_verbosity(logging.ERROR)
-    call(run, options, "interrupted; the same command goes on")
+    run_command(run, options, "interrupted; the same command goes on")
 
 
-def run(options):
-    """Does the runs that are missing, then judges, prints and draws."""
+def run(options: Options) -> None:
+    """Does the missing runs, then judges the claims, prints them and draws the figures."""
     known = studies()
     if options.study is None:
         print(listing(known))
@@ -89,16 +93,16 @@ def run(options):
         raise RuntimeError(f"{len(failures)} runs failed; their log.txt says why")
 
 
-def command(options):
-    """What makes the same result elsewhere, where the data is in another place."""
-    words = ["python scripts/study.py", options.study, "--scale", options.scale]
+def command(options: Options) -> str:
+    """The command that repeats the study elsewhere, with its data in a directory DIR."""
+    words = ["python scripts/study.py", str(options.study), "--scale", options.scale]
     if options.seeds is not None:
         words += ["--seeds", *map(str, options.seeds)]
     return " ".join(words + ["--data-dir DIR"] * (options.data_dir is not None))
 
 
-def listing(known):
-    """What there is to run."""
+def listing(known: Mapping[str, Study]) -> str:
+    """A line for each study, with its question and its time."""
     lines = ["python scripts/study.py STUDY [--scale smoke|cpu|full]; --help says more", ""]
     for name, study in known.items():
         minutes = study.scales["cpu"].minutes

@@ -2,47 +2,55 @@
 
 import functools
 import os
+from collections.abc import Callable
 
 import tensorflow as tf
 
+from zoo.data.source import Source
+
 _STYLED = ("styled_digits", "contrast_digits", "styled_cifar10", "contrast_cifar10")
-# Mean and standard deviation by channel, of the training images in [0, 1].
-_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-_MEAN_STD = {
+_Constants = tuple[tuple[float, ...], tuple[float, ...]]
+# Mean and standard deviation of each channel, over the training images in [0, 1].
+_IMAGENET: _Constants = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+_MEAN_STD: dict[str | None, _Constants] = {
     "digits": ((0.305,), (0.376,)),
     "mnist": ((0.1307,), (0.3081,)),
     "fashion_mnist": ((0.2860,), (0.3530,)),
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
     "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
-    # Of any number of channels. Contrasts are about this mean (`zoo.data.synthetic`).
+    # One constant for any number of channels. 1/2 is the grey that contrasts are changed about
+    # (`zoo.data.synthetic`).
     **dict.fromkeys(_STYLED, ((0.5,), (0.25,))),
 }
-# Their mirror images mean something else, or nothing.
+# The mirror image of a character means something else, or nothing.
 _NOT_MIRRORED = {
     *("digits", "styled_digits", "contrast_digits"),
     *("mnist", "emnist", "kmnist", "svhn_cropped", "omniglot"),
 }
-# Above this side, images are cropped at random scales; up to it, at random places.
+# Larger images are cropped at random scales, others at random places.
 _SMALL_SIDE = 64
 
 
-def preparation(name, source, image_size=None, rows=False):
-    """How the images of a set are prepared for a model.
+def preparation(
+    name: str, source: Source, image_size: int | None = None, rows: bool = False
+) -> tuple[tuple[int, ...], Callable[[tf.Tensor, tf.Tensor | None], tf.Tensor]]:
+    """Makes the function that prepares the images of a set for a model.
 
     Args:
-        name: the set's, which decides the constants and whether images are mirrored.
-        source: `zoo.data.sources.Source` of images.
-        image_size: int, the side to which they are brought; by default theirs, or 224 if they
-            differ or are not square.
-        rows: whether to make `(height, width * channels)` of each, the sequence of its rows.
+        name: name of the set, which decides the constants and whether images are mirrored.
+        source: a source of images.
+        image_size: the side of prepared images, in pixels. By default it is the stored images',
+            or 224 if these differ in size or are not square.
+        rows: whether an image becomes the sequence of its rows, `(height, width * channels)`.
 
     Returns:
-        `(shape, prepare)`: that of a prepared image, and a function `(stored image, seed)` ->
-        float32 image, standardized; augmented as that seed says, or not at all where it is None.
+        `(shape, prepare)`: the shape of a prepared image, and a function `(stored image, seed)` ->
+        standardized float32 image. The seed decides the augmentation; None means none.
     """
+    assert source.image_shape
     height, width, channels = source.image_shape
     side = image_size or (height if height and height == width else 224)
-    # A folder may have the name of a set.
+    # A folder is not the set whose name it may have.
     base = None if os.path.isdir(name) else name.split("/")[0].split(":")[0]
     default = _IMAGENET if channels == 3 else ((0.5,) * channels,) * 2
     shape = (side, side * channels) if rows else (side, side, channels)
@@ -56,7 +64,16 @@ def preparation(name, source, image_size=None, rows=False):
     )
 
 
-def _prepare(stored, seed, source, side, shape, mean_std, mirror):
+def _prepare(
+    stored: tf.Tensor,
+    seed: tf.Tensor | None,
+    source: Source,
+    side: int,
+    shape: tuple[int, ...],
+    mean_std: _Constants,
+    mirror: bool,
+) -> tf.Tensor:
+    assert source.decode
     image = source.decode(stored)
     image.set_shape(source.image_shape)
     large = side > _SMALL_SIDE
@@ -69,7 +86,7 @@ def _prepare(stored, seed, source, side, shape, mean_std, mirror):
     if seed is not None:
         where, flip = tf.unstack(tf.random.split(seed, 2))
         if not large:
-            # After standardizing: what comes in from the border is the mean.
+            # Zeros are the mean, since the image is standardized.
             pad = side // 8
             padded = tf.pad(image, ((pad, pad), (pad, pad), (0, 0)))
             image = tf.image.stateless_random_crop(padded, image.shape, where)
@@ -78,7 +95,7 @@ def _prepare(stored, seed, source, side, shape, mean_std, mirror):
     return tf.reshape(image, shape)
 
 
-def _square(image, side, fraction):
+def _square(image: tf.Tensor, side: int, fraction: float) -> tf.Tensor:
     """The central square with `fraction` of the shorter side, resized to `side`."""
     if fraction == 1.0 and image.shape[:2] == (side, side):
         return image
@@ -89,7 +106,7 @@ def _square(image, side, fraction):
     return tf.image.resize(image, (side, side), antialias=True)
 
 
-def _random_resized_crop(image, side, seed):
+def _random_resized_crop(image: tf.Tensor, side: int, seed: tf.Tensor) -> tf.Tensor:
     """A crop of 8 to 100 % of the area and an aspect of 3/4 to 4/3, resized to `side`."""
     whole = tf.constant([[[0.0, 0.0, 1.0, 1.0]]])
     begin, extent, _ = tf.image.stateless_sample_distorted_bounding_box(

@@ -1,52 +1,56 @@
 """Data that is made here: points under a rule, and images with a style that is known.
 
-What the styles are for: a network that is normalized by statistics of single images does not see
-their contrast, which does no harm where that is a nuisance, and is fatal where it is the label.
+Styles test norms. Statistics of single images hide the contrast of an image from the network. That
+does no harm where contrast is a nuisance, and is fatal where it is the label.
 """
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-# Factors, the largest of which leaves an image as it is: all stay in [0, 1], and none is clipped.
+from zoo.data.source import Source
+
+# The range of contrasts. At most 1, so that all images stay in [0, 1] and none is clipped.
 _LOWEST, _HIGHEST = 0.1, 1.0
 LEVELS = np.geomspace(_LOWEST, _HIGHEST, 4, dtype="float32")
 
 
-def points():
+def points() -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
     """Points of 10 features, uniform in [0, 1], with label 1 where their sum exceeds 5.
 
     Returns:
         `(train, test)`, each `(features, labels)` of 1,000 points.
     """
 
-    def drawn(split):
+    def drawn(split: str) -> tuple[np.ndarray, np.ndarray]:
         features = _random(split).random((1000, 10), "float32")
         return features, (features.sum(1, dtype="float64") > 5).astype("int64")
 
     return drawn("train"), drawn("test")
 
 
-def styled(source):
-    """The images in a random contrast and random colours, which tell nothing about the label.
+def styled(source: Source) -> Source:
+    """Gives images a random contrast and random colours, which tell nothing about the label.
 
         y = 1/2 + contrast (paper + (ink - paper) x - 1/2)
 
-    The contrast is log-uniform in [0.1, 1]; where an image was 0 it has the colour of the paper, in
-    [0, 1/2] for each channel, and where it was 1 that of the ink, in [1/2, 1]. Ink is the lighter
-    one throughout, so that the mean and the variance of each channel are all there is to a style.
+    The contrast is log-uniform in [0.1, 1]. Each channel of the paper is uniform in [0, 1/2], each
+    channel of the ink uniform in [1/2, 1]. The ink is always lighter than the paper, so that the
+    mean and the variance of each channel describe a style completely.
 
     Args:
-        source: `zoo.data.sources.Source` of images with one channel or three.
+        source: images x with one channel or three.
 
     Returns:
-        A `Source` of images with three channels. Every image has one style, in all epochs.
+        Images y with three channels. An image has the same style in all epochs.
     """
 
-    def draw(random, count):
+    def draw(random: np.random.Generator, count: int) -> dict[str, np.ndarray]:
         return {
-            "contrast": np.exp(random.uniform(*np.log((_LOWEST, _HIGHEST)), count)),
+            "contrast": np.exp(random.uniform(np.log(_LOWEST), np.log(_HIGHEST), count)),
             "paper": random.uniform(0, 0.5, (count, 3)),
             "ink": random.uniform(0.5, 1, (count, 3)),
         }
@@ -59,23 +63,24 @@ def styled(source):
     def example(image, label, style):
         return (image, style), label
 
+    assert source.image_shape
     shape = (*source.image_shape[:2], 3)
     return _with_draws(source, draw, example, image_shape=shape, decode=decode)
 
 
-def contrast(source):
-    """The images in one of four contrasts, log-spaced from 0.1 to 1, which is their label.
+def contrast(source: Source) -> Source:
+    """Gives each image one of four contrasts, log-spaced from 0.1 to 1, as its label.
 
         y = 1/2 + contrast (x - 1/2)
 
     Args:
-        source: `zoo.data.sources.Source` of images, whose labels are left out.
+        source: images x; their labels are dropped.
 
     Returns:
-        A `Source` of images with as many channels.
+        Images y with as many channels.
     """
 
-    def draw(random, count):
+    def draw(random: np.random.Generator, count: int) -> np.ndarray:
         return random.integers(len(LEVELS), size=count)
 
     def decode(stored):
@@ -88,16 +93,23 @@ def contrast(source):
     return _with_draws(source, draw, example, num_classes=len(LEVELS), decode=decode)
 
 
-def _contrasted(image, factor):
-    # About what images are standardized to 0 by, and padded with: a contrast is then a factor of
-    # all that a network sees, and its borders do not give it away.
+def _contrasted(image: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
+    # Standardized images have 1/2 at 0, and are padded with 0. So a contrast multiplies all that a
+    # network sees, borders too, which would give it away otherwise.
     return 0.5 + factor * (image - 0.5)
 
 
-def _with_draws(source, draw, example, **changes):
-    """The source with `example(image, label, what was drawn for it)` in place of each example."""
+def _with_draws(source: Source, draw: Callable, example: Callable, **changes: Any) -> Source:
+    """Draws something for each example of a source.
 
-    def joined(data, split):
+    Args:
+        source: the source.
+        draw: function `(random generator, number of examples)` -> arrays of that length.
+        example: function `(image, label, what was drawn for them)` -> new example.
+        **changes: other fields of the new source.
+    """
+
+    def joined(data: tf.data.Dataset, split: str) -> tf.data.Dataset:
         draws = tf.nest.map_structure(_narrow, draw(_random(split), len(data)))
         pairs = tf.data.Dataset.zip(data, tf.data.Dataset.from_tensor_slices(draws))
         return pairs.map(lambda stored, drawn: example(*stored, drawn))
@@ -106,10 +118,11 @@ def _with_draws(source, draw, example, **changes):
     return dataclasses.replace(source, train=train, test=test, **changes)
 
 
-def _narrow(array):
+def _narrow(array: np.ndarray) -> np.ndarray:
+    """The array with at most 32 bits a float."""
     return array.astype("float32") if array.dtype == "float64" else array
 
 
-def _random(split):
-    """The generator of all draws for that split, the same one each time."""
+def _random(split: str) -> np.random.Generator:
+    """The generator of all draws for a split, which starts in the same state each time."""
     return np.random.default_rng(("train", "test").index(split))

@@ -1,75 +1,99 @@
-"""Text as ids: words or characters, and back.
+"""Text as ids of words or characters, and back.
 
-A vocabulary is a list of tokens whose places are their ids. Id 0 is padding, its token "".
+A vocabulary is a list of tokens. The id of a token is its place in the list. Id 0 is padding, whose
+token is "".
 """
+
+from collections.abc import Callable, Sequence
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 
-def words_of(texts, size):
+def word_vocabulary(texts: tf.data.Dataset, size: int) -> list[str]:
     """The vocabulary of the most frequent words.
 
     Args:
         texts: `tf.data.Dataset` of texts.
-        size: int, length of the vocabulary at most.
+        size: the largest length of the vocabulary.
 
     Returns:
-        List of str: padding, "[UNK]" for every other word, then words by their frequency, in
-        lower case and without punctuation.
+        Padding, "[UNK]" for every other word, then the words by falling frequency, in lower case
+        and without punctuation.
+
+    >>> word_vocabulary(tf.data.Dataset.from_tensor_slices(["Well, well.", "Not well"]), size=3)
+    ['', '[UNK]', 'well']
     """
     words = keras.layers.TextVectorization(size)
     words.adapt(texts.batch(512))
     return list(map(str, words.get_vocabulary()))
 
 
-def word_encoder(vocabulary, sequence_length):
-    """From texts to sequences of one length, as a model takes them.
+def word_encoder(
+    vocabulary: Sequence[str], sequence_length: int
+) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Makes a function from texts to the ids of their words.
 
-    Longer texts keep their end, where a review gives its verdict; shorter ones are padded at
+    Longer texts keep their end, where a review gives its verdict. Shorter ones are padded at
     their end.
 
     Args:
-        vocabulary: list of str, that of `words_of`.
-        sequence_length: int, number of words.
+        vocabulary: what `word_vocabulary` returned.
+        sequence_length: the number of words of each result.
 
     Returns:
         A function from texts `(batch,)` to int32 ids `(batch, sequence_length)`.
+
+    >>> encode = word_encoder(["", "[UNK]", "well"], sequence_length=3)
+    >>> encode(["Quite well!"]).numpy().tolist()
+    [[1, 2, 0]]
     """
     words = keras.layers.TextVectorization(vocabulary=vocabulary, ragged=True)
 
-    def encode(texts):
+    def encode(texts: tf.Tensor) -> tf.Tensor:
         ids = words(texts)[:, -sequence_length:].to_tensor(shape=(None, sequence_length))
         return tf.cast(ids, tf.int32)
 
     return encode
 
 
-def characters_of(*texts):
-    """The vocabulary of all characters in the texts: padding, then they in their order."""
-    return ["", *sorted(set().union(*texts))]
+def character_vocabulary(*texts: str) -> list[str]:
+    """The vocabulary of all characters in the texts: padding, then the characters sorted.
+
+    >>> character_vocabulary("abba", "cab")
+    ['', 'a', 'b', 'c']
+    """
+    return ["", *sorted({character for text in texts for character in text})]
 
 
-def character_encoder(vocabulary):
-    """A function from a text to its ids, an int32 array `(len(text),)`."""
+def character_encoder(vocabulary: Sequence[str]) -> Callable[[str], np.ndarray]:
+    """Makes a function from a text to the ids of its characters, an int32 array `(len(text),)`.
+
+    >>> character_encoder(["", "a", "b"])("abba").tolist()
+    [1, 2, 2, 1]
+    """
     ids = {character: i for i, character in enumerate(vocabulary)}
     return lambda text: np.array([ids[character] for character in text], "int32")
 
 
-def windows(ids, sequence_length):
-    """Cuts a text into windows, each to be predicted from what stands before in it.
+def windows(ids: np.ndarray, sequence_length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Cuts a text into windows of inputs and targets for a language model.
 
     Args:
         ids: int array `(length,)`.
-        sequence_length: int.
+        sequence_length: the length of a window.
 
     Returns:
-        `(inputs, targets)`, each `(count, sequence_length)`: at every place of `inputs`, the
-        target is the next id. Targets do not overlap; those that fill no window are left out.
+        `(inputs, targets)`, each `(count, sequence_length)`. The target at each place is the id
+        that follows the input there. The last ids are left out if they fill no window.
 
     Raises:
         ValueError: if not even one window is full.
+
+    >>> inputs, targets = windows(np.arange(6), sequence_length=2)
+    >>> inputs.tolist(), targets.tolist()
+    ([[0, 1], [2, 3]], [[1, 2], [3, 4]])
     """
     count = (len(ids) - 1) // sequence_length
     if not count:
@@ -82,28 +106,30 @@ def windows(ids, sequence_length):
     return ids[:used].reshape(shape), ids[1 : used + 1].reshape(shape)
 
 
-def generate(model, vocabulary, length=256, seed=0):
-    """Lets a language model write, beginning a new line.
+def generate(
+    model: keras.Model, vocabulary: Sequence[str], length: int = 256, seed: int = 0
+) -> str:
+    """Lets a language model write, from the beginning of a line.
 
-    The model always reads as many ids as it was built for, padded at their end: what comes later
-    changes nothing in a causal model, and one shape is compiled once. Of a text that is longer
-    it reads the end.
+    The model always reads as many ids as it was built for, so that it is compiled once. A shorter
+    text is padded at its end, where a causal model does not look. A longer text keeps its end.
 
     Args:
         model: causal model from ids `(1, steps)` to logits `(1, steps, len(vocabulary))`.
-        vocabulary: list of str, that of `characters_of`.
-        length: int, number of characters to write.
-        seed: int, which decides the text.
+        vocabulary: what `character_vocabulary` returned.
+        length: the number of characters to write.
+        seed: decides the text.
 
     Returns:
-        str, each character drawn with the probability that the model gives it.
+        The text. Each character is drawn with the probability that the model gives it.
     """
     steps = model.input_shape[1]
 
     @tf.function
-    def draw(ids, last, seed):
+    def draw(ids: tf.Tensor, last: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         logits = model(ids[None], training=False)[0, last]
-        return 1 + tf.random.stateless_categorical(logits[None, 1:], 1, seed)[0, 0]  # no padding
+        # Id 0 is left out, since padding is no character.
+        return 1 + tf.random.stateless_categorical(logits[None, 1:], 1, seed)[0, 0]
 
     ids = [vocabulary.index("\n") if "\n" in vocabulary else 1]
     for place in range(length):

@@ -2,18 +2,20 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any
 
+import keras
+
+import keras_norms
 from zoo.convnet import convnet
+from zoo.data import LabelledSet
+from zoo.data.effects import refuse_unused
 from zoo.lstm import lstm
 from zoo.mlp import mlp
 from zoo.resnet import CIFAR, IMAGENET, resnet
+from zoo.training.options import TrainOptions
 from zoo.transformer import transformer
-
-# Options that only some builders know.
-_OPTIONS = ("depth", "placement", "bidirectional", "dropout")
-# Options whose default is the recipe's.
-_RECIPE = ("optimizer", "learning_rate", "momentum", "l2")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,11 +24,11 @@ class Recipe:
 
     Attributes:
         optimizer: "sgd" or "adam".
-        learning_rate: float.
-        reference_batch: int, the global batch that `learning_rate` is for; at others the rate is
-            proportional to theirs. None: the rate is that of any batch.
-        momentum: float, or None where the optimizer has none.
-        l2: float, L2 regularization in the gradient.
+        learning_rate: the rate at the reference batch.
+        reference_batch: the global batch that `learning_rate` is for. Other batches scale it in
+            proportion. None: one rate for all batches.
+        momentum: of the optimizer, or None if it has none.
+        l2: coefficient of the weights in the gradient.
     """
 
     optimizer: str
@@ -35,13 +37,15 @@ class Recipe:
     momentum: float | None
     l2: float
 
-    def rate(self, global_batch):
+    def rate(self, global_batch: int) -> float:
         """The learning rate for batches of `global_batch` samples."""
         return self.learning_rate * global_batch / (self.reference_batch or global_batch)
 
 
 SGD = Recipe("sgd", 0.1, reference_batch=128, momentum=0.9, l2=1e-4)
 ADAM = Recipe("adam", 1e-3, reference_batch=None, momentum=None, l2=0.0)
+# The options that override a field of the recipe.
+_OVERRIDES = ("optimizer", "learning_rate", "momentum", "l2")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,74 +55,96 @@ class Entry:
     Attributes:
         build: its builder, `(num_classes, norm, input_shape, width=..., ...)`.
         recipe: how it is trained by default.
-        clipnorm: float, the norm to which the gradient of all weights is clipped, or None.
-        sequences: whether it takes sequences, of vectors or tokens; or else images.
-        vectors: whether it takes single vectors too.
-        options: those of `TrainOptions` that its builder knows beside norm and width.
+        clipnorm: the global norm to which gradients are clipped; None for no clipping.
+        sequences: whether it takes sequences, of vectors or of tokens. Others take images.
+        vectors: whether it also takes single vectors.
+        options: the fields of `TrainOptions` that its builder takes beside norm and width.
     """
 
-    build: Callable
+    build: Callable[..., keras.Model]
     recipe: Recipe = SGD
     clipnorm: float | None = None
     sequences: bool = False
     vectors: bool = False
-    options: tuple = ()
+    options: tuple[str, ...] = ()
 
 
-def entries():
+def entries() -> dict[str, Entry]:
     """`{name: Entry}` of all models."""
     imagenet = dataclasses.replace(SGD, reference_batch=256)
-    recurrent, attentive = ("depth", "bidirectional", "dropout"), ("depth", "placement", "dropout")
+    of_lstm = ("depth", "bidirectional", "dropout")
+    of_transformer = ("depth", "placement", "dropout")
     return {
         **{f"resnet{depth}": Entry(functools.partial(resnet, depth)) for depth in CIFAR},
         **{
             f"resnet{depth}": Entry(functools.partial(resnet, depth), imagenet)
             for depth in IMAGENET
         },
-        # With Adam, as in the weight norm paper.
+        # The weight norm paper trains it with Adam.
         "convpool": Entry(functools.partial(convnet, "convpool"), ADAM),
         "conv6": Entry(functools.partial(convnet, "conv6")),
         "mlp": Entry(mlp, vectors=True),
-        "lstm": Entry(lstm, ADAM, clipnorm=1.0, sequences=True, options=recurrent),
-        "transformer": Entry(transformer, ADAM, clipnorm=1.0, sequences=True, options=attentive),
+        "lstm": Entry(lstm, ADAM, clipnorm=1.0, sequences=True, options=of_lstm),
+        "transformer": Entry(
+            transformer, ADAM, clipnorm=1.0, sequences=True, options=of_transformer
+        ),
     }
 
 
-def select_model(options):
-    """The model that options ask for, and how it is to be trained.
+def select_model(options: TrainOptions) -> tuple[Entry, Recipe, TrainOptions]:
+    """Finds the model that options ask for, and how it is to be trained.
 
     Args:
-        options: `zoo.training.options.TrainOptions`.
+        options: what the user asked for.
 
     Returns:
-        `(entry, recipe, options)`: its `Entry`, its `Recipe` with what the options say about it,
-        and the options with what they left to the recipe.
+        `(entry, recipe, options)`. The recipe is the model's, changed by the options. The options
+        are those given, completed by the recipe.
 
     Raises:
-        ValueError: for an unknown model, or an option that has no effect on it.
+        ValueError: for an unknown model or norm, or an option that has no effect on the model, the
+            optimizer or the norm.
     """
     known = entries()
     if options.model not in known:
         raise ValueError(f"Unknown model {options.model!r}. Known: {', '.join(known)}")
     entry = known[options.model]
-    for name in _OPTIONS:
-        if getattr(options, name) is not None and name not in entry.options:
-            raise ValueError(f"{name} has no effect on model={options.model!r}.")
     recipe = entry.recipe
     if options.optimizer not in (None, recipe.optimizer):
         recipe = {"sgd": SGD, "adam": ADAM}[options.optimizer]
-    if options.momentum is not None and recipe.momentum is None:
-        raise ValueError(f"momentum has no effect on optimizer={recipe.optimizer!r}.")
-    recipe = dataclasses.replace(recipe, **_given(options, _RECIPE))
-    in_use = {name: getattr(recipe, name) for name in _RECIPE}
+    _refuse_unused(options, entry, recipe)
+    recipe = dataclasses.replace(recipe, **_set_options(options, _OVERRIDES))
+    in_use = {name: getattr(recipe, name) for name in _OVERRIDES}
     return entry, recipe, dataclasses.replace(options, **in_use)
 
 
-def build(entry, options, examples):
-    """The model for a `zoo.data.LabelledSet`: a language model where its labels have steps.
+def _refuse_unused(options: TrainOptions, entry: Entry, recipe: Recipe) -> None:
+    """Raises a ValueError for an option without effect on the model, the optimizer or the norm.
+
+    What has no effect on the data is refused by `zoo.data.load`.
+    """
+    norm = keras_norms.get(options.norm)
+    layer = norm.normalize()
+    switches = isinstance(layer, keras_norms.SwitchableNormalization)
+    gates = isinstance(layer, keras_norms.BatchInstanceNormalization)
+    of_models = {name for known in entries().values() for name in known.options}
+    for choice, effects in {
+        f"model={options.model!r}": {name: name in entry.options for name in of_models},
+        f"optimizer={recipe.optimizer!r}": {"momentum": recipe.momentum is not None},
+        f"norm={options.norm!r}": {
+            "control_multiplier": switches or gates,
+            "decay_controls": switches,  # gates never decay
+            "data_init": norm.weight_norm is not None,
+        },
+    }.items():
+        refuse_unused(vars(options), effects, choice)
+
+
+def build(entry: Entry, options: TrainOptions, examples: LabelledSet) -> keras.Model:
+    """Builds the model for a set of examples: a language model if its labels have steps.
 
     Raises:
-        ValueError: if the set holds vectors, and the model takes none.
+        ValueError: if the examples are vectors, and the model takes none.
     """
     if examples.vectors and not entry.vectors:
         able = ", ".join(name for name, known in entries().items() if known.vectors)
@@ -126,14 +152,15 @@ def build(entry, options, examples):
             f"{options.dataset!r} holds vectors, which take the model {able}. "
             f"Received: model={options.model!r}"
         )
-    given = _given(options, entry.options)
+    arguments = _set_options(options, entry.options)
     if examples.vocabulary is not None:
-        given |= {"vocabulary": len(examples.vocabulary), "causal": examples.causal}
+        arguments |= {"vocabulary": len(examples.vocabulary), "causal": examples.causal}
     return entry.build(
-        examples.num_classes, options.norm, examples.example_shape, width=options.width, **given
+        examples.num_classes, options.norm, examples.example_shape, width=options.width, **arguments
     )
 
 
-def _given(options, names):
+def _set_options(options: TrainOptions, names: Iterable[str]) -> dict[str, Any]:
+    """`{name: value}` of those options that are not left to their default, None."""
     values = {name: getattr(options, name) for name in names}
     return {name: value for name, value in values.items() if value is not None}

@@ -1,34 +1,38 @@
-"""Devices to train on."""
+"""The devices to train on, and what each of them holds."""
 
 import contextlib
+from collections.abc import Sequence
+from typing import Any
 
+import keras
+import numpy as np
 import tensorflow as tf
 
 from zoo.training import workers
 
 
-def split(strategy, arrays):
-    """One of several arrays for each replica, as a value of the strategy."""
+def split(strategy: tf.distribute.Strategy, arrays: Sequence[np.ndarray]) -> Any:
+    """Gives each replica one of several arrays, as a value that `strategy.run` takes."""
     return strategy.experimental_distribute_values_from_function(
         lambda context: tf.constant(arrays[context.replica_id_in_sync_group])
     )
 
 
-def copies(variable):
-    """What each replica holds of a variable of Keras."""
+def copies(variable: keras.Variable) -> list[np.ndarray]:
+    """The value of a variable on each replica."""
     return [value.numpy() for value in variable.value.values]
 
 
-def strategy(replicas):
+def strategy(replicas: int | None) -> tf.distribute.Strategy:
     """A MirroredStrategy over GPUs, or over logical CPU devices where there are none.
 
-    Where TF_CONFIG names several workers, a MultiWorkerMirroredStrategy over all of them.
+    If TF_CONFIG names several workers, it is a MultiWorkerMirroredStrategy over all of them.
 
     Args:
-        replicas: int; None for all GPUs, or one CPU.
+        replicas: the number of devices. None for all GPUs, or one CPU.
 
     Raises:
-        ValueError: if there are not so many devices.
+        ValueError: if there are not enough devices, or TF_CONFIG decides their number.
     """
     if workers.configured():
         if replicas:
@@ -55,6 +59,6 @@ def strategy(replicas):
         )
     return tf.distribute.MirroredStrategy(
         [f"CPU:{i}" for i in range(replicas)],
-        # The default collectives fail for the second strategy of a process.
+        # The default collectives fail for the second strategy in a process.
         cross_device_ops=tf.distribute.ReductionToOneDevice(),
     )

@@ -1,7 +1,9 @@
-"""TensorBoard's events of a run that is resumed."""
+"""TensorBoard's event files: checked while training writes them, cut when it resumes."""
 
 import contextlib
 import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import tensorflow as tf
 from tensorboard.compat.proto.event_pb2 import Event
@@ -9,19 +11,19 @@ from tensorboard.compat.proto.event_pb2 import Event
 _ADVICE = "Make room, and go on from the last checkpoint with --resume."
 
 
-def forget(folder, epoch, batches, iterations):
+def cut(folder: Path, epoch: int, batches: int, iterations: int) -> None:
     """Removes what was logged after a checkpoint, so that each curve has each point once.
 
     Args:
-        folder: folder below which the event files are.
-        epoch: int, the number of whole epochs at the checkpoint.
-        batches: int, the number of training batches by then.
-        iterations: int, the steps of the optimizer by then; loss scaling skips some batches.
+        folder: the folder below which the event files are.
+        epoch: the number of complete epochs at the checkpoint.
+        batches: the number of training batches at the checkpoint.
+        iterations: the optimizer's number of steps there; loss scaling skips some batches.
     """
 
-    def keep(tag, step):
+    def keep(tag: str, step: int) -> bool:
         if tag == "sample":
-            return False  # which is written when all is done
+            return False  # a sample is written at the end of training
         if tag.startswith("epoch_"):
             return step < epoch
         return step <= (batches if tag.startswith("batch_") else iterations)
@@ -31,8 +33,8 @@ def forget(folder, epoch, batches, iterations):
 
 
 @contextlib.contextmanager
-def written():
-    """Makes an OSError of what TensorFlow raises where events cannot be written."""
+def write_errors() -> Iterator[None]:
+    """Turns TensorFlow's error for events that cannot be written into an OSError."""
     try:
         yield
     except tf.errors.OpError as error:
@@ -42,31 +44,35 @@ def written():
         raise OSError(f"{cause}: no events could be written. {_ADVICE}") from error
 
 
-def check(folder, known):
-    """Raises an OSError where events have been lost, as on a full disk: TensorFlow is silent.
+def check(folder: Path, checked: dict[str, int]) -> None:
+    """Checks that all events are on disk, since TensorFlow ignores that a disk is full.
 
     Args:
-        folder: folder below which the event files are, all of them flushed.
-        known: dict, empty at first, of what this has found in order up to now.
+        folder: the folder below which the event files are, all of them flushed.
+        checked: `{path: bytes}` that earlier calls have found complete; this call updates it.
+
+    Raises:
+        OSError: if a file ends within an event.
     """
     for path in _files(folder):
-        place, size = known.get(path, 0), os.path.getsize(path)
+        place, size = checked.get(path, 0), os.path.getsize(path)
         with open(path, "rb") as file:
             while place < size:
                 file.seek(place)
                 length = int.from_bytes(file.read(8), "little")
-                place += 8 + 4 + length + 4  # with the checksums of both
+                place += 8 + 4 + length + 4  # length, its checksum, the event, its checksum
         if place != size:
             raise OSError(f"{path} could not be written to its end; is the disk full? {_ADVICE}")
-        known[path] = place
+        checked[path] = place
 
 
-def _files(folder):
+def _files(folder: Path) -> Iterator[str]:
     for root, _, names in os.walk(folder):
         yield from (os.path.join(root, name) for name in names if "tfevents" in name)
 
 
-def _filter(path, keep):
+def _filter(path: str, keep: Callable[[str, int], bool]) -> None:
+    """Rewrites an event file with the values for which `keep(tag, step)` holds."""
     changed, events = False, []
     try:
         for record in tf.data.TFRecordDataset(path).as_numpy_iterator():
@@ -80,9 +86,9 @@ def _filter(path, keep):
                     continue
             events.append(event.SerializeToString())
     except tf.errors.DataLossError:
-        changed = True  # the end of a file that was being written
+        changed = True  # the process was killed while it wrote the last event
     if changed:
-        # A name that TensorBoard does not read, should this be interrupted.
+        # TensorBoard does not read a file of this name, should this process be killed too.
         unfinished = os.path.join(os.path.dirname(path), "unfinished")
         with tf.io.TFRecordWriter(unfinished) as writer:
             for event in events:

@@ -1,25 +1,27 @@
 """Where a NaN or an infinity comes from."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
 
-def locate(model, batch):
-    """Names the layer whose output is the first that is not finite.
+def locate(model: keras.Model, batch: Any) -> str:
+    """Names the first layer whose output is not finite.
 
     Args:
-        model: a functional `keras.Model`, with the weights that led to it.
-        batch: its inputs.
+        model: a functional model, with the weights of the step whose loss was not finite.
+        batch: the inputs of that step.
 
     Returns:
-        str, a clause for a message.
+        A clause for an error message.
     """
     for variable in model.variables:
         if "float" in variable.dtype and not _finite(variable):
             return f"the weight {variable.path} is not finite"
     layers = [op for op in model.operations if not isinstance(op, keras.layers.InputLayer)]
     probe = keras.Model(model.input, [layer.output for layer in layers])
-    with keras.StatelessScope():  # seeds and moving statistics stay as they are
+    with keras.StatelessScope():  # leaves random states and moving statistics unchanged
         outputs = probe(batch, training=True)
     for layer, output in zip(layers, outputs, strict=True):
         if not all(map(_finite, keras.tree.flatten(output))):
@@ -27,7 +29,7 @@ def locate(model, batch):
     return "all outputs of layers are finite, so it arises in the loss or in a gradient"
 
 
-def _finite(tensor):
+def _finite(tensor: Any) -> bool:
     tensor = ops.convert_to_tensor(tensor)
     if not keras.backend.is_float_dtype(keras.backend.standardize_dtype(tensor.dtype)):
         return True

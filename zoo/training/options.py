@@ -9,111 +9,130 @@ from typing import Literal
 class TrainOptions:
     """Trains a model with the normalization of your choice.
 
-    Images and texts are classified; plain text makes a language model, which predicts the next
-    character. The run folder gets TensorBoard events, a checkpoint after every epoch,
-    `model.keras`, an exported SavedModel, the vocabulary of text, what a language model writes,
-    and `run.json` with options, versions and results.
+    A model of images, of vectors or of labelled texts classifies them. A model of plain text is a
+    language model, which predicts the next character.
+
+    The run folder receives TensorBoard events, a checkpoint after every epoch, `model.keras`, an
+    exported SavedModel, and `run.json` with options, versions and results. A model of text adds
+    its vocabulary, a language model also a sample of what it writes.
     """
 
     model: str = "resnet20"
-    """For images resnet20, 32, 44, 56, 110 (CIFAR nets), resnet18, 34, 50, 101, 152 (ImageNet
-    nets), convpool, conv6 or mlp; for text, and for images row by row, lstm or transformer."""
+    """The network. For images: resnet20, resnet32, resnet44, resnet56 or resnet110, made for small
+    images as CIFAR's; resnet18, resnet34, resnet50, resnet101 or resnet152, made for ImageNet;
+    convpool, conv6 or mlp. For text, and for images read row by row: lstm or transformer. For
+    vectors: mlp."""
     norm: str = "sn"
-    """none, bn, ln, rms, in, gn, bin, sn, mobn, wn or wn_mobn, with arguments if wanted, as in
-    "gn(groups=16)" or "bn(synchronized=True)"."""
+    """The norm: none, bn (batch), ln (layer), rms (root mean square), in (instance), gn (group),
+    bin (batch-instance), sn (switchable), mobn (mean-only batch), wn (weight) or wn_mobn (weight
+    and mean-only batch). Arguments follow in parentheses, as in "gn(groups=16)" or
+    "bn(synchronized=True)"."""
     dataset: str = "digits"
-    """digits (no network needed), the name of a set of TensorFlow Datasets with images (cifar10,
-    mnist, ...) or texts (imdb_reviews, ...) and class labels, or with plain text
-    (tiny_shakespeare, ...), or the path of a folder with train/CLASS/IMAGE and
-    test/CLASS/IMAGE. Made here: styled_digits, styled_cifar10 in random contrast and colours;
-    contrast_digits, contrast_cifar10, whose label is their contrast; points, vectors for mlp with
-    label 1 where their sum exceeds 5."""
+    """The data: digits, which needs no network; a set of TensorFlow Datasets with class labels,
+    of images (cifar10, mnist, ...) or texts (imdb_reviews, ...); one of plain text
+    (tiny_shakespeare, ...); or a folder of images, as train/CLASS/IMAGE and test/CLASS/IMAGE.
+    Some are made here: styled_digits and styled_cifar10 have random contrast and colours;
+    contrast_digits and contrast_cifar10 have their contrast as the label; points are vectors
+    whose label is 1 where their sum exceeds 5."""
     data_dir: str | None = None
-    """Directory of TensorFlow Datasets, searched before anything is downloaded to it. None: its
-    own, ~/tensorflow_datasets."""
+    """Directory of TensorFlow Datasets. A set that is not there is downloaded to it. None:
+    ~/tensorflow_datasets."""
     image_size: int | None = None
-    """Side to which images are brought. None: theirs, or 224 where they differ in size."""
+    """Side of the images in pixels, to which they are resized. None: their own, or 224 if they
+    differ in size or are not square."""
     sequence_length: int | None = None
-    """Words that are read of a text, its last ones, or characters in a window of plain text.
-    None: 200 words, 128 characters."""
+    """How many words of a text are read, counted from its end; or how many characters a window of
+    plain text has. None: 200 words, 128 characters."""
     vocabulary_size: int | None = None
-    """Words with an id of their own, and two for padding and for all others. None: 10,000."""
+    """Number of ids for words, including one for padding and one for all words without an id.
+    None: 10,000."""
     train_examples: int | None = None
-    """Train on the first so many examples. None: on all."""
+    """Train on this number of examples, the first ones. None: on all."""
     test_examples: int | None = None
-    """Test on the first so many examples. None: on all."""
+    """Test on this number of examples, the first ones. None: on all."""
     width: float = 1.0
-    """Factor of the number of channels of all layers."""
+    """Multiplies the number of channels or units of all layers. Smaller is faster."""
     depth: int | None = None
-    """Recurrent layers of an lstm, blocks of a transformer. None: 1, 2."""
+    """Number of recurrent layers of an lstm, or of blocks of a transformer. None: 1 for lstm, 2
+    for transformer."""
     placement: Literal["pre", "post"] | None = None
-    """Norms of a transformer: before each branch, or after its sum. None: pre."""
+    """Where a transformer has its norms: pre is before each branch, post after its sum with the
+    input. None: pre."""
     bidirectional: bool | None = None
-    """Whether an lstm also reads from the end. None: no."""
+    """Whether an lstm also reads sequences backwards. None: no."""
     dropout: float | None = None
-    """Rate of dropout of an lstm or transformer. None: 0 and 0.1."""
+    """Rate of dropout in an lstm or a transformer. None: 0 for lstm, 0.1 for transformer."""
     batch_size: int = 32
-    """Samples of a batch per replica."""
+    """Samples of a batch on each replica. The global batch is this times the replicas."""
     epochs: int = 30
     """Passes over the training examples."""
     optimizer: Literal["sgd", "adam"] | None = None
-    """None: adam for convpool, lstm and transformer, sgd for the others. The gradients of lstm and
-    transformer are clipped to a norm of 1."""
+    """The optimizer. None: adam for convpool, lstm and transformer, sgd for the others. The
+    gradients of lstm and transformer are clipped to a global norm of 1."""
     learning_rate: float | None = None
-    """Of sgd, the rate at a global batch of 128 (ImageNet nets: 256), scaled by the global batch
-    in use; of adam, the rate. The resulting rate is printed. None: 0.1 and 0.001."""
+    """For adam, the rate. For sgd, the rate at a global batch of 128 (256 for ImageNet nets),
+    which is scaled in proportion to yours. The rate in use is printed. None: 0.001 for adam, 0.1
+    for sgd."""
     schedule: Literal["cosine", "step", "constant"] = "cosine"
-    """How the rate falls: along a cosine to 0, to a tenth after 1/2 and 3/4 of the steps, or not
-    at all."""
+    """How the rate falls: cosine, smoothly to 0; step, to a tenth after 1/2 of the steps and again
+    after 3/4; constant, not at all."""
     warmup_epochs: int = 0
-    """Epochs in which the rate first rises from 0: linearly (cosine), or in ten stairs."""
+    """Epochs in which the rate first rises: linearly from 0 (cosine), or in ten equal steps (step,
+    constant)."""
     momentum: float | None = None
     """Momentum of sgd. None: 0.9."""
     l2: float | None = None
-    """L2 regularization, added to the gradient of all weights but gamma, beta, gain and bias.
-    None: 0.0001 with sgd, 0 with adam."""
+    """L2 regularization: this times a weight is added to its gradient. Gamma, beta, gain and bias
+    are exempt. None: 0.0001 for sgd, 0 for adam."""
     control_multiplier: float | None = None
-    """Factor of the rate of switches and gates. None: 10 for bin, 1 for sn."""
+    """Multiplies the rate for the controls of a norm: the switches of sn, the gates of bin. None:
+    10 for bin, 1 for sn."""
     decay_controls: bool | None = None
-    """Whether `l2` includes the logits of switches. None: yes. Gates are never decayed."""
+    """Whether `l2` also applies to the switches of sn. Gates are always exempt. None: yes."""
     data_init: bool | None = None
-    """Whether weight norm is initialized from the first batch. None: yes."""
+    """Whether the first batch initializes weight norm, so that activations start standardized.
+    None: yes."""
     replicas: int | None = None
-    """GPUs to use, or logical CPU devices where there is no GPU. None: all GPUs, or one CPU."""
+    """Number of GPUs to use. Without a GPU, number of logical CPU devices. None: all GPUs, or one
+    CPU."""
     precision: Literal["float32", "mixed_float16", "mixed_bfloat16"] = "float32"
-    """Precision of the layers' computations; weights and statistics stay in float32."""
+    """Precision in which layers compute. Weights and statistics stay in float32."""
     seed: int = 0
-    """Seed of the initial weights, of the order and augmentation of the examples, and of what a
-    language model writes."""
+    """Decides the initial weights, the order and augmentation of the examples, and what a language
+    model writes."""
     log_dir: str | None = None
     """The run folder. None: runs/MODEL-NORM-DATASET-bBATCHxREPLICAS-sSEED."""
     log_every: Literal["epoch"] | int = "epoch"
-    """Write the curves, switches and gates every epoch, or every so many steps too."""
+    """How often curves, switches and gates are logged: every epoch, or a number of steps, which
+    adds points between."""
     export: bool = True
-    """Whether to export a SavedModel beside model.keras, and compare what it computes."""
+    """Whether to export a SavedModel beside model.keras, and compare the logits of the two."""
     overwrite: bool = False
-    """Replace the run that the run folder holds."""
+    """Delete the run that the run folder holds, and start anew."""
     resume: bool = False
-    """Go on with the run that the run folder holds, from its last checkpoint; begin one if it
-    holds none. The other options must be those that it was started with."""
+    """Go on with the run that the run folder holds, from its last checkpoint, with the options
+    that it was started with. If there is no run, start one."""
     deterministic: bool = False
-    """Give bit-identical results for equal options on one machine: slower, above all on GPUs."""
+    """Make equal options give bit-identical results on one machine. This is slower, above all on
+    GPUs."""
 
 
 _COUNTS = (
     *("depth", "batch_size", "epochs", "image_size", "sequence_length", "vocabulary_size"),
     *("train_examples", "test_examples", "replicas", "log_every"),
 )
+# range: (whether a number is in it, the options that must be)
 _RANGES = {
     "positive": (lambda v: v > 0, (*_COUNTS, "width", "learning_rate")),
     "0 or positive": (lambda v: v >= 0, ("l2", "control_multiplier", "warmup_epochs", "seed")),
     "at least 0 and less than 1": (lambda v: 0 <= v < 1, ("dropout", "momentum")),
 }
-_RATES = ("learning_rate", "l2", "control_multiplier")
-_LARGEST = 2**31 - 1  # of all others, which have to fit into TensorFlow's integers
+# All but these have to fit into TensorFlow's integers.
+_UNLIMITED = ("learning_rate", "l2", "control_multiplier")
+_LARGEST = 2**31 - 1
 
 
-def check(options):
+def check(options: TrainOptions) -> None:
     """Raises a ValueError for numbers that make no sense for any model."""
     for range, (holds, names) in _RANGES.items():
         for name in names:
@@ -122,7 +141,7 @@ def check(options):
                 continue
             if not (holds(value) and math.isfinite(value)):
                 raise ValueError(f"{name} must be {range}. Received: {name}={value}")
-            if value > _LARGEST and name not in _RATES:
+            if value > _LARGEST and name not in _UNLIMITED:
                 raise ValueError(f"{name} must be at most {_LARGEST}. Received: {name}={value}")
     if options.resume and options.overwrite:
         raise ValueError(

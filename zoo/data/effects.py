@@ -1,0 +1,24 @@
+"""The error for an option that has no effect: on data here, on models and norms in training."""
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def refuse_unused(options: Mapping[str, Any], effects: Mapping[str, bool], choice: str) -> None:
+    """Raises a ValueError for an option that is set and has no effect.
+
+    If it were ignored, two equal runs would look different.
+
+    Args:
+        options: `{name: value}`, where None means that an option is not set.
+        effects: `{name: whether the option has an effect}`, of those that may have none.
+        choice: what decides that, as in "model='mlp'".
+
+    >>> refuse_unused({"depth": None, "width": 2.0}, {"depth": False}, "model='mlp'")
+    >>> refuse_unused({"depth": 3, "width": 2.0}, {"depth": False}, "model='mlp'")
+    Traceback (most recent call last):
+    ValueError: depth has no effect on model='mlp'.
+    """
+    for name, effective in effects.items():
+        if options[name] is not None and not effective:
+            raise ValueError(f"{name} has no effect on {choice}.")

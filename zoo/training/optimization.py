@@ -1,0 +1,95 @@
+"""How a model is optimized: the learning rate over time, the optimizer, the loss."""
+
+from typing import TypeAlias
+
+import keras
+
+from keras_norms import optimizers
+from zoo.training.options import TrainOptions
+
+Rate: TypeAlias = float | keras.optimizers.schedules.LearningRateSchedule
+
+
+def learning_rate_schedule(options: TrainOptions, rate: float, steps_per_epoch: int) -> Rate:
+    """The learning rate as a function of the step, or a number if it is constant.
+
+    Args:
+        options: schedule, epochs and warm-up.
+        rate: the highest rate.
+        steps_per_epoch: number of steps.
+
+    Raises:
+        ValueError: for an unknown schedule, or a warm-up that leaves no time for it.
+    """
+    schedules = keras.optimizers.schedules
+    total, warmup = options.epochs * steps_per_epoch, options.warmup_epochs * steps_per_epoch
+    limit = {"cosine": total, "step": total / 2, "constant": total}.get(options.schedule)
+    if limit is None:
+        raise ValueError(f"Unknown schedule {options.schedule!r}. Known: cosine, step, constant")
+    if not 0 <= warmup < limit:
+        raise ValueError(
+            f"warmup_epochs leaves no time for the {options.schedule} schedule. Received: "
+            f"warmup_epochs={options.warmup_epochs}, epochs={options.epochs}"
+        )
+    if options.schedule == "cosine" and not warmup:
+        return schedules.CosineDecay(rate, total)
+    if options.schedule == "cosine":
+        return schedules.CosineDecay(0.0, total - warmup, warmup_target=rate, warmup_steps=warmup)
+    if options.schedule == "constant" and not warmup:
+        return rate
+    stairs = range(1, 10) if warmup else ()
+    factors = {warmup * stair / 10: (stair + 1) / 10 for stair in stairs}
+    if options.schedule == "step":
+        factors |= {total / 2: 0.1, total * 3 / 4: 0.01}
+    # Keras changes the rate one step after a boundary.
+    boundaries = [round(step) - 1 for step in factors]
+    rates = [rate * factor for factor in (0.1 if warmup else 1.0, *factors.values())]
+    return schedules.PiecewiseConstantDecay(boundaries, rates)
+
+
+def make_optimizer(
+    options: TrainOptions, model: keras.Model, rate: Rate, clipnorm: float | None
+) -> keras.Optimizer:
+    """The optimizer that options ask for, with the papers' treatment of gates and switches.
+
+    Args:
+        options: optimizer, momentum, l2, precision and the treatment of controls.
+        model: the model, which is built.
+        rate: what `learning_rate_schedule` returned.
+        clipnorm: the global norm to which gradients are clipped, or None.
+    """
+    if options.optimizer == "sgd":
+        optimizer = keras.optimizers.SGD(rate, options.momentum, global_clipnorm=clipnorm)
+    else:
+        optimizer = keras.optimizers.Adam(rate, global_clipnorm=clipnorm)
+    multiplier = options.control_multiplier
+    if multiplier is None:
+        # The papers train gates ten times as fast as weights, and switches like weights.
+        gates = any(v.name == "gate" for v in optimizers.control_variables(model))
+        multiplier = 10.0 if gates else 1.0
+    optimizer = optimizers.configure_optimizer(
+        optimizer,
+        model,
+        control_multiplier=multiplier,
+        decay_controls=options.decay_controls is not False,
+        l2=options.l2,
+        skip_nonfinite=True,  # keeps the weights for `nonfinite.locate`
+    )
+    if options.precision == "mixed_float16":
+        # `compile` would wrap the optimizer too, but its state would not survive loading.
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+    return optimizer
+
+
+def compile_model(model: keras.Model, optimizer: keras.Optimizer | str) -> None:
+    """Compiles a classifier or language model: cross-entropy and accuracy of its logits."""
+    model.compile(
+        optimizer,
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        # Weights of 0 exclude the examples that fill up the last test batch.
+        weighted_metrics=[
+            keras.metrics.SparseCategoricalAccuracy(name="accuracy"),
+            keras.metrics.SparseCategoricalCrossentropy("cross_entropy", from_logits=True),
+        ],
+        jit_compile=False,
+    )

@@ -91,7 +91,8 @@ class SwitchLogger(keras.callbacks.Callback):
         self.async_safe = every == "epoch"
 
     def on_train_begin(self, logs: Any = None) -> None:
-        self._started = self._has_metrics = False
+        self._started = False
+        self._has_metrics = False  # whether the columns of HParams are written
         self._writer: Any = None
         self._of_statistic: dict[str, Any] = {}  # the writer of each statistic
         self._step: int | None = None  # of the last scalars
@@ -103,6 +104,7 @@ class SwitchLogger(keras.callbacks.Callback):
         # Only now: in on_train_begin a callback after this one may still restore a checkpoint.
         if self._first is None:
             self._first = self._iterations()
+            self._has_metrics = self.resumed_after > 0 and epoch > 0
             self._offset = self.resumed_after or self._first
         self._epoch_start = self._batches
         self._start()
@@ -159,7 +161,6 @@ class SwitchLogger(keras.callbacks.Callback):
         self._writer = tf.summary.create_file_writer(self.log_dir)
         if self.resumed_after:
             self._step = self._drawn = self._first
-            self._has_metrics = True
             return
         if self.hparams:
             with self._at(0):

@@ -1,5 +1,7 @@
 """recalibrate, freeze, unfreeze."""
 
+import inspect
+
 import keras
 import numpy as np
 import pytest
@@ -152,6 +154,13 @@ def test_recalibrate_errors():
         keras_norms.recalibrate(net, (x for x in [X]), exact=True)
     with pytest.raises(ValueError, match="no built layer with batch statistics"):
         keras_norms.recalibrate(model(keras_norms.InstanceNormalization), [X])
+
+
+@pytest.mark.skipif(
+    "renorm" not in inspect.signature(layers.BatchNormalization).parameters,
+    reason="this Keras has no batch renormalization",
+)
+def test_recalibrate_refuses_batch_renormalization_of_keras():
     with pytest.raises(ValueError, match="renormalization"):
         keras_norms.recalibrate(model(lambda name: layers.BatchNormalization(renorm=True)), [X])
 

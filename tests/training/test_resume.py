@@ -150,12 +150,12 @@ def test_killed_twice_and_told_to_end(uninterrupted, tmp_path):
     # The checks above have not compared nothing.
     found = steps(folder)
     for key, expected in {
-        ("train", "epoch_loss"): [0, 1, 2],
+        ("train", "epoch_loss"): [4, 8, 12],
         ("train", "batch_loss"): [3, 6, 9, 12],
         ("train", "keras"): [0],
-        ("validation", "epoch_loss"): [0, 1, 2],
+        ("validation", "epoch_loss"): [4, 8, 12],
         ("validation", "evaluation_loss_vs_iterations"): [4, 8, 12],
-        ("switches", "importance/net/batch"): [0, 3, 4, 6, 8, 9, 12],
+        ("BN", "importance/net"): [0, 3, 4, 6, 8, 9, 12],
         ("switches", "metrics/val_loss"): [4, 8, 12],
         ("switches", "preferences/heat_map"): [0, 4, 8, 12],
         ("switches", "_hparams_/experiment"): [0],
@@ -276,7 +276,7 @@ def test_a_full_disk(tmp_path):
     code, out, errors = script(*arguments, "--resume")
     assert code == 0, errors
     assert "resumed after" in out
-    assert steps(tmp_path / "run")["switches", "importance/net/batch"] == list(range(0, 19, 2))
+    assert steps(tmp_path / "run")["BN", "importance/net"] == list(range(0, 19, 2))
 
 
 @pytest.mark.process
@@ -513,8 +513,8 @@ def write_events(folder, batches):
         for step in range(batches):
             for tag in ("batch_loss", "switch/a/mean/batch", "evaluation_loss_vs_iterations"):
                 tf.summary.scalar(tag, float(step), step=step)
-        for epoch in range(3):
-            tf.summary.scalar("epoch_loss", float(epoch), step=epoch)
+        for step in (3, 6, 9):
+            tf.summary.scalar("epoch_loss", float(step), step=step)
         tf.summary.text("sample", "words", step=1)
     (path,) = folder.glob("*tfevents*")
     return path
@@ -522,15 +522,15 @@ def write_events(folder, batches):
 
 def test_events_after_a_checkpoint_are_cut(tmp_path):
     path = write_events(tmp_path / "tensorboard" / "train", 9)
-    events.cut(tmp_path / "tensorboard", epoch=1, batches=5, iterations=4)
+    events.cut(tmp_path / "tensorboard", batches=5, iterations=4)
     assert steps(tmp_path) == {
         ("train", "batch_loss"): list(range(6)),
         ("train", "switch/a/mean/batch"): list(range(5)),
         ("train", "evaluation_loss_vs_iterations"): list(range(5)),
-        ("train", "epoch_loss"): [0],
+        ("train", "epoch_loss"): [3],
     }
     content = path.read_bytes()
-    events.cut(tmp_path / "tensorboard", epoch=1, batches=5, iterations=4)
+    events.cut(tmp_path / "tensorboard", batches=5, iterations=4)
     assert path.read_bytes() == content
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
@@ -542,7 +542,7 @@ def test_the_end_of_a_file_of_events_is_cut(tmp_path, cut):
     path.write_bytes(path.read_bytes()[:-cut])
     with pytest.raises(OSError, match="is the disk full.*--resume"):
         events.check(tmp_path / "tensorboard", {})
-    events.cut(tmp_path / "tensorboard", epoch=9, batches=9, iterations=9)
+    events.cut(tmp_path / "tensorboard", batches=9, iterations=9)
     events.check(tmp_path / "tensorboard", {})
     assert steps(tmp_path)["tensorboard", "batch_loss"] == list(range(9))
 
@@ -576,10 +576,10 @@ def test_curves_have_every_epoch(model, tmp_path, every):
     found = steps(tmp_path)
     multiples = set() if every == "epoch" else set(range(every, 16, every))
     for part in ("train", "validation"):
-        assert found[part, "epoch_loss"] == [0, 1, 2]
+        assert found[part, "epoch_loss"] == [5, 10, 15]  # the axis of all curves
     assert found["validation", "evaluation_loss_vs_iterations"] == [5, 10, 15]
     assert found.get(("train", "batch_loss"), []) == sorted(multiples)
-    assert found["switches", "importance/net/batch"] == sorted(multiples | {0, 5, 10, 15})
+    assert found["BN", "importance/net"] == sorted(multiples | {0, 5, 10, 15})
 
 
 def test_beside_the_callback_of_keras(model, tmp_path):
@@ -588,4 +588,4 @@ def test_beside_the_callback_of_keras(model, tmp_path):
     switches = SwitchLogger(tmp_path / "tensorboard" / "switches", 3, figures=False)
     board = keras.callbacks.TensorBoard(tmp_path / "keras", update_freq=4)
     model.fit(x, x[:, :3], batch_size=4, epochs=2, callbacks=[board, switches], verbose=0)
-    assert steps(tmp_path)["switches", "importance/net/batch"] == [0, 3, 5, 6, 9, 10]
+    assert steps(tmp_path)["BN", "importance/net"] == [0, 3, 5, 6, 9, 10]

@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 import re
+import time
 
 import docstring_parser
 import keras
@@ -17,7 +18,7 @@ from tests.support.train_script import record, run_script, script
 from zoo import data, training
 from zoo.data import loading
 from zoo.resnet import CIFAR, IMAGENET
-from zoo.training import catalog, optimization, run_folder
+from zoo.training import catalog, optimization, progress, run_folder
 
 EPOCHS, TRAIN, BATCH, REPLICAS = 2, 300, 16, 2
 STEPS = TRAIN // (BATCH * REPLICAS)
@@ -337,3 +338,63 @@ def test_schedules(schedule, warmup, expected):
     for step, rate in expected.items():
         found = rates(step) if callable(rates) else rates
         assert float(found) == pytest.approx(2 * rate, abs=1e-6), step
+
+
+def test_a_finished_run_is_made_longer(small, tmp_path):
+    """It ends as if it had been so long from the start, and says so in its record."""
+    options = dataclasses.replace(small, schedule="constant", export=False)
+    whole = training.train(dataclasses.replace(options, epochs=2, log_dir=str(tmp_path / "whole")))
+    folder = str(tmp_path / "longer")
+    training.train(dataclasses.replace(options, epochs=1, log_dir=folder))
+    longer = dataclasses.replace(options, epochs=2, log_dir=folder, resume=True)
+    found = training.train(longer)
+    assert found["options"]["epochs"] == record(tmp_path / "longer")["options"]["epochs"] == 2
+    assert found["results"]["resumed_at_epoch"] == 1
+    for name, values in whole["results"]["history"].items():
+        np.testing.assert_allclose(found["results"]["history"][name], values, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="begun with other options: epochs was 2, is 1"):
+        training.train(dataclasses.replace(longer, epochs=1))
+
+
+def test_a_run_whose_rates_depend_on_its_length_stays_as_it_is(small, tmp_path):
+    options = dataclasses.replace(small, epochs=1, export=False, log_dir=str(tmp_path / "run"))
+    training.train(options)
+    with pytest.raises(ValueError, match="cosine schedule spreads the learning rate.*constant"):
+        training.train(dataclasses.replace(options, epochs=2, resume=True))
+
+
+@pytest.mark.parametrize(
+    "norm, in_effect",
+    [
+        ("bn", {"control_multiplier": None, "decay_controls": None, "data_init": None}),
+        ("sn", {"control_multiplier": 1.0, "decay_controls": True, "data_init": None}),
+        ("bin", {"control_multiplier": 10.0, "decay_controls": None, "data_init": None}),
+        ("wn", {"control_multiplier": None, "decay_controls": None, "data_init": True}),
+    ],
+)
+def test_options_say_what_is_in_effect(norm, in_effect):
+    _, _, options = catalog.select_model(training.TrainOptions(norm=norm))
+    assert {name: getattr(options, name) for name in in_effect} == in_effect
+    assert catalog.select_model(options)[2] == options
+
+
+def test_mixed_precision_looks_for_overflow_on_every_replica():
+    options = training.TrainOptions(precision="mixed_float16", norm="bn")
+    _, _, options = catalog.select_model(options)
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    optimizer = optimization.make_optimizer(options, model, 0.1, None)
+    assert isinstance(optimizer, keras_norms.LossScaleOptimizer)
+
+
+def test_lines_of_progress(capsys):
+    """They come while nothing else happens, and say where training is."""
+    with progress.ProgressLines(3, 5, seconds=0.05) as lines:
+        time.sleep(0.2)
+        lines.on_epoch_begin(1)
+        lines.on_train_batch_end(2, {"loss": 0.25})
+        time.sleep(0.2)
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0] == "compiling the first step ..." and "compiling the first step" in printed
+    assert printed[-1] == "epoch 2/3, step 3/5, loss 0.2500"
+    time.sleep(0.15)
+    assert not capsys.readouterr().out  # it has ended

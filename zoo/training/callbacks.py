@@ -101,7 +101,8 @@ class ResumableTensorBoard(keras.callbacks.TensorBoard):
                     tf.summary.scalar(f"batch_{name}", value)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        super().on_epoch_end(epoch, logs)
+        # Keras takes the epoch for the step of the curves. All curves here share one axis.
+        super().on_epoch_end(self._global_train_batch, logs)
         for writer in self._writers.values():
             writer.flush()
 

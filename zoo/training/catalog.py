@@ -114,8 +114,21 @@ def select_model(options: TrainOptions) -> tuple[Entry, Recipe, TrainOptions]:
         recipe = {"sgd": SGD, "adam": ADAM}[options.optimizer]
     _refuse_unused(options, entry, recipe)
     recipe = dataclasses.replace(recipe, **_set_options(options, _OVERRIDES))
-    in_use = {name: getattr(recipe, name) for name in _OVERRIDES}
+    in_use = {name: getattr(recipe, name) for name in _OVERRIDES} | _norm_defaults(options)
     return entry, recipe, dataclasses.replace(options, **in_use)
+
+
+def _norm_defaults(options: TrainOptions) -> dict[str, Any]:
+    """The options that concern the norm, completed; None where they have no effect."""
+    norm = keras_norms.get(options.norm)
+    controls = getattr(norm.normalize(), "control_weights", ())
+    defaults = {
+        # The papers train gates ten times as fast as weights, and switches like weights.
+        "control_multiplier": (10.0 if "gate" in controls else 1.0) if controls else None,
+        "decay_controls": True if "mean_logits" in controls else None,
+        "data_init": True if norm.weight_norm is not None else None,
+    }
+    return defaults | _set_options(options, defaults)
 
 
 def _refuse_unused(options: TrainOptions, entry: Entry, recipe: Recipe) -> None:
@@ -124,16 +137,14 @@ def _refuse_unused(options: TrainOptions, entry: Entry, recipe: Recipe) -> None:
     What has no effect on the data is refused by `zoo.data.load`.
     """
     norm = keras_norms.get(options.norm)
-    layer = norm.normalize()
-    switches = isinstance(layer, keras_norms.SwitchableNormalization)
-    gates = isinstance(layer, keras_norms.BatchInstanceNormalization)
+    controls = getattr(norm.normalize(), "control_weights", ())
     of_models = {name for known in entries().values() for name in known.options}
     for choice, effects in {
         f"model={options.model!r}": {name: name in entry.options for name in of_models},
         f"optimizer={recipe.optimizer!r}": {"momentum": recipe.momentum is not None},
         f"norm={options.norm!r}": {
-            "control_multiplier": switches or gates,
-            "decay_controls": switches,  # gates never decay
+            "control_multiplier": bool(controls),
+            "decay_controls": "mean_logits" in controls,  # gates never decay
             "data_init": norm.weight_norm is not None,
         },
     }.items():

@@ -11,12 +11,11 @@ from tensorboard.compat.proto.event_pb2 import Event
 _ADVICE = "Make room, and go on from the last checkpoint with --resume."
 
 
-def cut(folder: Path, epoch: int, batches: int, iterations: int) -> None:
+def cut(folder: Path, batches: int, iterations: int) -> None:
     """Removes what was logged after a checkpoint, so that each curve has each point once.
 
     Args:
         folder: the folder below which the event files are.
-        epoch: the number of complete epochs at the checkpoint.
         batches: the number of training batches at the checkpoint.
         iterations: the optimizer's number of steps there; loss scaling skips some batches.
     """
@@ -24,9 +23,8 @@ def cut(folder: Path, epoch: int, batches: int, iterations: int) -> None:
     def keep(tag: str, step: int) -> bool:
         if tag == "sample":
             return False  # a sample is written at the end of training
-        if tag.startswith("epoch_"):
-            return step < epoch
-        return step <= (batches if tag.startswith("batch_") else iterations)
+        by_batch = tag.startswith(("batch_", "epoch_"))
+        return step <= (batches if by_batch else iterations)
 
     for path in _files(folder):
         _filter(path, keep)

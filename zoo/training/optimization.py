@@ -62,22 +62,17 @@ def make_optimizer(
         optimizer = keras.optimizers.SGD(rate, options.momentum, global_clipnorm=clipnorm)
     else:
         optimizer = keras.optimizers.Adam(rate, global_clipnorm=clipnorm)
-    multiplier = options.control_multiplier
-    if multiplier is None:
-        # The papers train gates ten times as fast as weights, and switches like weights.
-        gates = any(v.name == "gate" for v in optimizers.control_variables(model))
-        multiplier = 10.0 if gates else 1.0
     optimizer = optimizers.configure_optimizer(
         optimizer,
         model,
-        control_multiplier=multiplier,
-        decay_controls=options.decay_controls is not False,
-        l2=options.l2,
+        control_multiplier=options.control_multiplier or 1.0,
+        decay_controls=bool(options.decay_controls),
+        l2=options.l2 or 0.0,
         skip_nonfinite=True,  # keeps the weights for `nonfinite.locate`
     )
     if options.precision == "mixed_float16":
-        # `compile` would wrap the optimizer too, but its state would not survive loading.
-        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+        # Keras's own, which `compile` would take, looks for overflow on the first replica only.
+        optimizer = optimizers.LossScaleOptimizer(optimizer)
     return optimizer
 
 

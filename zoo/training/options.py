@@ -117,6 +117,9 @@ class TrainOptions:
     GPUs."""
 
 
+# Options that say where a run is and what is written, and not what is trained.
+BOOKKEEPING = ("data_dir", "log_dir", "log_every", "export", "overwrite", "resume")
+
 _COUNTS = (
     *("depth", "batch_size", "epochs", "image_size", "sequence_length", "vocabulary_size"),
     *("train_examples", "test_examples", "replicas", "log_every"),

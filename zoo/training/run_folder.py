@@ -155,6 +155,14 @@ def read_resumable(run: Path, options: TrainOptions) -> dict[str, Any] | None:
     now = json.loads(json.dumps(dataclasses.asdict(options)))
     may_differ = ("resume", "overwrite", "log_dir", "data_dir")
     other = [name for name in now if name not in may_differ and now[name] != before.get(name)]
+    if other == ["epochs"] and options.epochs > before["epochs"]:
+        if options.schedule == "constant":
+            return record | {"options": now, "results": None}
+        raise ValueError(
+            f"{run} was begun with epochs={before['epochs']}, and the {options.schedule} schedule "
+            "spreads the learning rate over all of them. A longer run would have had other rates "
+            "from the start. Only runs with --schedule constant can be made longer."
+        )
     if other:
         changes = ", ".join(f"{name} was {before.get(name)!r}, is {now[name]!r}" for name in other)
         raise ValueError(
@@ -198,7 +206,7 @@ def restore(
     if chief:
         iterations = int(ops.convert_to_numpy(model.optimizer.iterations))
         batches = position.batches(steps_per_epoch)
-        events.cut(run / Part.EVENTS, position.epoch, batches, iterations)
+        events.cut(run / Part.EVENTS, batches, iterations)
     return position
 
 

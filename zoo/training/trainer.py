@@ -33,7 +33,8 @@ from zoo.training.callbacks import (
     ResumableTensorBoard,
     StepTimer,
 )
-from zoo.training.options import TrainOptions, check
+from zoo.training.options import BOOKKEEPING, TrainOptions, check
+from zoo.training.progress import ProgressLines
 from zoo.training.run_folder import Part
 
 
@@ -73,7 +74,10 @@ def train(options: TrainOptions) -> dict[str, Any]:
     with run_folder.reserve(folder, options):
         record = run_folder.read_resumable(folder, options)
         if record and record["results"]:
-            print(f"run folder: {folder}\nThis run is complete already.")
+            print(
+                f"run folder: {folder}\nThis run is complete already. To train on, give more "
+                "--epochs; the schedule has to be constant."
+            )
             return record
         examples = load_examples(options, entry)
         return _train(_Setup(options, entry, recipe, strategy, folder, examples), record)
@@ -145,6 +149,8 @@ def _train(setup: _Setup, record: dict[str, Any] | None) -> dict[str, Any]:
         record = {"options": dataclasses.asdict(options), "versions": versions, "results": None}
         if chief:
             run_folder.create(folder, record)
+    elif chief:
+        run_folder.write_record(folder, record)  # of a run that may have got more epochs
     position = checkpoint.Position()
     if options.resume:
         with setup.strategy.scope():
@@ -188,8 +194,7 @@ def _build_model(setup: _Setup) -> keras.Model:
         clipnorm = setup.entry.clipnorm and setup.entry.clipnorm / setup.replicas
         optimizer = optimization.make_optimizer(options, model, schedule, clipnorm)
         optimization.compile_model(model, optimizer)
-        is_weight_norm = keras_norms.get(options.norm).weight_norm is not None
-        if is_weight_norm and options.data_init is not False:
+        if options.data_init:
             batch, _ = next(iter(setup.train_batches()))
             keras_norms.data_dependent_init(model, batch)
     return model
@@ -222,6 +227,8 @@ def _fit(
         return nonfinite.locate(model, x)
 
     timer = StepTimer()
+    shows_bar = sys.stdout.isatty()
+    lines = ProgressLines(setup.options.epochs, steps)
     checkpoints, event_folder = setup.folder / Part.CHECKPOINTS, setup.folder / Part.EVENTS
     saver = CheckpointSaver(checkpoints, event_folder, position, steps, write=chief)
     loggers = _loggers(setup, model, position.batches(steps)) if chief else []
@@ -230,7 +237,11 @@ def _fit(
     if position.step:
         engine.evaluate(model, test, steps=1, verbose=0)  # builds the metrics for the saver
     if position.epoch < setup.options.epochs:
-        with saver.deferred_signals(), events.write_errors():
+        with (
+            saver.deferred_signals(),
+            events.write_errors(),
+            contextlib.nullcontext() if shows_bar or not chief else lines,
+        ):
             engine.fit(
                 model,
                 setup.train_batches(position.epoch, position.step),
@@ -238,9 +249,9 @@ def _fit(
                 epochs=setup.options.epochs,
                 steps_per_epoch=steps,
                 validation_data=test,
-                callbacks=[timer, FiniteLossCheck(explain), *loggers, saver],
+                callbacks=[timer, FiniteLossCheck(explain), lines, *loggers, saver],
                 shuffle=False,  # the batches are shuffled already
-                verbose=1 if sys.stdout.isatty() else 2,
+                verbose=1 if shows_bar else 2,
             )
     return timer.seconds, saver.history
 
@@ -250,7 +261,9 @@ def _loggers(setup: _Setup, model: keras.Model, batches: int) -> list[keras.call
     folder, every = setup.folder / Part.EVENTS, setup.options.log_every
     loggers: list[keras.callbacks.Callback] = [ResumableTensorBoard(folder, every, batches)]
     if optimizers.control_variables(model):
-        hparams = dataclasses.asdict(setup.options) | setup.facts
+        options = dataclasses.asdict(setup.options) | {"replicas": setup.replicas}
+        hparams = {name: value for name, value in options.items() if name not in BOOKKEEPING}
+        hparams |= setup.facts
         loggers.append(SwitchLogger(folder / "switches", every, True, hparams, batches))
     return loggers
 

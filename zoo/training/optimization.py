@@ -53,7 +53,7 @@ def make_optimizer(
     """The optimizer that options ask for, with the papers' treatment of gates and switches.
 
     Args:
-        options: optimizer, momentum, l2, precision and the treatment of controls.
+        options: as `select_model` completed them.
         model: the model, which is built.
         rate: what `learning_rate_schedule` returned.
         clipnorm: the global norm to which gradients are clipped, or None.
@@ -62,6 +62,7 @@ def make_optimizer(
         optimizer = keras.optimizers.SGD(rate, options.momentum, global_clipnorm=clipnorm)
     else:
         optimizer = keras.optimizers.Adam(rate, global_clipnorm=clipnorm)
+    assert options.l2 is not None
     multiplier = options.control_multiplier
     if multiplier is None:
         # The papers train gates ten times as fast as weights, and switches like weights.

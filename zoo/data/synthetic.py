@@ -58,6 +58,7 @@ def styled(source: Source) -> Source:
         }
 
     def decode(stored: Any) -> tf.Tensor:
+        assert source.decode
         image, style = stored
         coloured = style["paper"] + (style["ink"] - style["paper"]) * source.decode(image)
         return _contrasted(coloured, style["contrast"])
@@ -86,6 +87,7 @@ def contrast(source: Source) -> Source:
         return random.integers(len(LEVELS), size=count)
 
     def decode(stored: Any) -> tf.Tensor:
+        assert source.decode
         image, level = stored
         return _contrasted(source.decode(image), tf.gather(LEVELS, level))
 

@@ -56,8 +56,8 @@ def transformer(
         the mask of the tokens.
 
     Raises:
-        ValueError: for a norm that is unknown or looks ahead in a causal model, an unknown
-            `placement`, or an `input_shape` that does not fit the kind of input.
+        ValueError: for a norm that is unknown, or looks ahead in a causal model; for an unknown
+            `placement`; for an `input_shape` that does not fit the kind of input.
 
     Reference:
         [Attention Is All You Need](https://arxiv.org/abs/1706.03762), section 3, and

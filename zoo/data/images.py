@@ -8,7 +8,6 @@ import tensorflow as tf
 
 from zoo.data.source import Source
 
-_STYLED = ("styled_digits", "contrast_digits", "styled_cifar10", "contrast_cifar10")
 _Constants = tuple[tuple[float, ...], tuple[float, ...]]
 # Mean and standard deviation of each channel, over the training images in [0, 1].
 _IMAGENET: _Constants = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -18,9 +17,6 @@ _MEAN_STD: dict[str | None, _Constants] = {
     "fashion_mnist": ((0.2860,), (0.3530,)),
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
     "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
-    # One constant for any number of channels. 1/2 is the grey that contrasts are changed about
-    # (`zoo.data.synthetic`).
-    **dict.fromkeys(_STYLED, ((0.5,), (0.25,))),
 }
 # The mirror image of a character means something else, or nothing.
 _NOT_MIRRORED = {
@@ -59,7 +55,7 @@ def preparation(
         source=source,
         side=side,
         shape=shape,
-        mean_std=_MEAN_STD.get(base, default),
+        mean_std=source.mean_std or _MEAN_STD.get(base, default),
         mirror=base not in _NOT_MIRRORED,
     )
 

@@ -96,7 +96,9 @@ class LabelledSet:
             data = indexed.shuffle(self.shuffle_buffer, order, reshuffle_each_iteration=False)
             return data.take(examples).map(lambda index, example: (epoch, index, *example))
 
-        def augmented(epoch, index, stored, label):
+        def augmented(
+            epoch: tf.Tensor, index: tf.Tensor, stored: tf.Tensor, label: tf.Tensor
+        ) -> tuple[tf.Tensor, tf.Tensor]:
             return self.prepare(stored, tf.random.fold_in(_key(seed, epoch), index)), label
 
         epochs = tf.data.Dataset.range(first_epoch, tf.int64.max).flat_map(shuffled)
@@ -123,7 +125,9 @@ class LabelledSet:
         fill = self.test.take(1).repeat(steps * global_batch - len(self.test))
         data = self.test.concatenate(fill).enumerate()
 
-        def weighted(index, example):
+        def weighted(
+            index: tf.Tensor, example: tuple[tf.Tensor, tf.Tensor]
+        ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
             stored, label = example
             weight = tf.where(index < len(self.test), steps * global_batch / len(self.test), 0.0)
             return self.prepare(stored, None), label, tf.fill(tf.shape(label), weight)

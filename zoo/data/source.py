@@ -18,6 +18,8 @@ class Source:
         test: the same for the test examples.
         num_classes: the number of classes; None for plain text.
         image_shape: `(height, width, channels)` of images, with None where they differ in size.
+        mean_std: `(means, deviations)` of the decoded images, one for each channel or one for all,
+            by which they are standardized. None: those that `zoo.data.images` has for the set.
         decode: function from a stored image to a float32 image in [0, 1].
         shuffle_buffer: number of stored images or vectors among which the next one is drawn. Text
             has 0, since it is shuffled after it is encoded.
@@ -28,6 +30,7 @@ class Source:
     test: tf.data.Dataset
     num_classes: int | None = None
     image_shape: tuple[int | None, int | None, int] | None = None
+    mean_std: tuple[tuple[float, ...], tuple[float, ...]] | None = None
     decode: Callable[[Any], tf.Tensor] | None = None
     shuffle_buffer: int = 0
 

@@ -15,6 +15,8 @@ from zoo.data.source import Source
 
 # The range of contrasts. At most 1, so that all images stay in [0, 1] and none is clipped.
 _LOWEST, _HIGHEST = 0.1, 1.0
+# Contrasts are changed about this grey. It becomes 0 when images are standardized.
+_GREY = 0.5
 LEVELS = np.geomspace(_LOWEST, _HIGHEST, 4, dtype="float32")
 
 
@@ -55,12 +57,13 @@ def styled(source: Source) -> Source:
             "ink": random.uniform(0.5, 1, (count, 3)),
         }
 
-    def decode(stored):
+    def decode(stored: Any) -> tf.Tensor:
+        assert source.decode
         image, style = stored
         coloured = style["paper"] + (style["ink"] - style["paper"]) * source.decode(image)
         return _contrasted(coloured, style["contrast"])
 
-    def example(image, label, style):
+    def example(image: tf.Tensor, label: tf.Tensor, style: Any) -> tuple:
         return (image, style), label
 
     assert source.image_shape
@@ -83,20 +86,21 @@ def contrast(source: Source) -> Source:
     def draw(random: np.random.Generator, count: int) -> np.ndarray:
         return random.integers(len(LEVELS), size=count)
 
-    def decode(stored):
+    def decode(stored: Any) -> tf.Tensor:
+        assert source.decode
         image, level = stored
         return _contrasted(source.decode(image), tf.gather(LEVELS, level))
 
-    def example(image, label, level):
+    def example(image: tf.Tensor, label: tf.Tensor, level: tf.Tensor) -> tuple:
         return (image, level), level
 
     return _with_draws(source, draw, example, num_classes=len(LEVELS), decode=decode)
 
 
 def _contrasted(image: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
-    # Standardized images have 1/2 at 0, and are padded with 0. So a contrast multiplies all that a
+    # Standardized images are padded with 0, which is the grey. So a contrast multiplies all that a
     # network sees, borders too, which would give it away otherwise.
-    return 0.5 + factor * (image - 0.5)
+    return _GREY + factor * (image - _GREY)
 
 
 def _with_draws(source: Source, draw: Callable, example: Callable, **changes: Any) -> Source:
@@ -115,7 +119,8 @@ def _with_draws(source: Source, draw: Callable, example: Callable, **changes: An
         return pairs.map(lambda stored, drawn: example(*stored, drawn))
 
     train, test = joined(source.train, "train"), joined(source.test, "test")
-    return dataclasses.replace(source, train=train, test=test, **changes)
+    standardization = (_GREY,), (0.25,)
+    return dataclasses.replace(source, train=train, test=test, mean_std=standardization, **changes)
 
 
 def _narrow(array: np.ndarray) -> np.ndarray:

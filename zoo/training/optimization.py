@@ -53,7 +53,7 @@ def make_optimizer(
     """The optimizer that options ask for, with the papers' treatment of gates and switches.
 
     Args:
-        options: optimizer, momentum, l2, precision and the treatment of controls.
+        options: as `select_model` completed them.
         model: the model, which is built.
         rate: what `learning_rate_schedule` returned.
         clipnorm: the global norm to which gradients are clipped, or None.

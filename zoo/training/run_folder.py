@@ -61,8 +61,8 @@ def reserve(run: Path, options: TrainOptions) -> Iterator[None]:
     written into it.
 
     Raises:
-        OSError: if another process trains in this folder, or it cannot be written, or it holds a
-            run and `options` do not say what to do with that.
+        OSError: if another process trains in this folder; if it cannot be written; or if it holds
+            a run, and `options` do not say what to do with that.
     """
     if not workers.is_chief():
         yield

@@ -4,6 +4,10 @@ from keras_norms import callbacks
 from keras_norms.analysis import importance
 from keras_norms.batch import BatchNormalization
 from keras_norms.batch_instance import BatchInstanceNormalization
+from keras_norms.conditional import (
+    AdaptiveInstanceNormalization,
+    ConditionalInstanceNormalization,
+)
 from keras_norms.data_init import data_dependent_init
 from keras_norms.group import GroupNormalization
 from keras_norms.instance import InstanceNormalization
@@ -23,8 +27,10 @@ from keras_norms.weight import WeightNormalization
 
 __all__ = [
     "NAMES",
+    "AdaptiveInstanceNormalization",
     "BatchInstanceNormalization",
     "BatchNormalization",
+    "ConditionalInstanceNormalization",
     "GroupNormalization",
     "InstanceNormalization",
     "LossScaleOptimizer",

@@ -24,6 +24,7 @@ from keras_norms.statistics import freeze, recalibrate, unfreeze
 from keras_norms.switchable import SwitchableNormalization
 from keras_norms.version import __version__
 from keras_norms.weight import WeightNormalization
+from keras_norms.weight_standardization import WeightStandardization
 
 __all__ = [
     "NAMES",
@@ -39,6 +40,7 @@ __all__ = [
     "NormalizedLSTMCell",
     "SwitchableNormalization",
     "WeightNormalization",
+    "WeightStandardization",
     "__version__",
     "callbacks",
     "configure_optimizer",

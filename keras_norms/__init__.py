@@ -4,6 +4,10 @@ from keras_norms import callbacks
 from keras_norms.analysis import importance
 from keras_norms.batch import BatchNormalization
 from keras_norms.batch_instance import BatchInstanceNormalization
+from keras_norms.conditional import (
+    AdaptiveInstanceNormalization,
+    ConditionalInstanceNormalization,
+)
 from keras_norms.data_init import data_dependent_init
 from keras_norms.group import GroupNormalization
 from keras_norms.instance import InstanceNormalization
@@ -20,11 +24,14 @@ from keras_norms.statistics import freeze, recalibrate, unfreeze
 from keras_norms.switchable import SwitchableNormalization
 from keras_norms.version import __version__
 from keras_norms.weight import WeightNormalization
+from keras_norms.weight_standardization import WeightStandardization
 
 __all__ = [
     "NAMES",
+    "AdaptiveInstanceNormalization",
     "BatchInstanceNormalization",
     "BatchNormalization",
+    "ConditionalInstanceNormalization",
     "GroupNormalization",
     "InstanceNormalization",
     "LossScaleOptimizer",
@@ -33,6 +40,7 @@ __all__ = [
     "NormalizedLSTMCell",
     "SwitchableNormalization",
     "WeightNormalization",
+    "WeightStandardization",
     "__version__",
     "callbacks",
     "configure_optimizer",

@@ -60,6 +60,8 @@ class Normalization(keras.layers.Layer):
     fusible = True
     # Whether inputs need axes beside samples and channels.
     needs_positions = False
+    # Arguments of the base classes that a class does not have.
+    absent_arguments: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
         self,
@@ -102,6 +104,13 @@ class Normalization(keras.layers.Layer):
         # Keras would otherwise cast the input to the compute dtype before `call` sees it.
         self.autocast = False
         self.gamma = self.beta = None
+
+    @classmethod
+    def refuse_absent(cls, arguments: Mapping[str, Any]) -> None:
+        """Raises a TypeError for an argument that this class does not have."""
+        for name in cls.absent_arguments:
+            if name in arguments:
+                raise TypeError(f"{cls.__name__} has no argument `{name}`.")
 
     @property
     def has_batch_statistics(self) -> bool:
@@ -149,6 +158,7 @@ class Normalization(keras.layers.Layer):
         training: bool | None = None,
         mask: Tensor | None = None,
         first_step: Any = 0,
+        weights: Mapping[str, Any] | None = None,
     ) -> tuple[Tensor, Moments | None]:
         """What `call` returns, without its effect on moving statistics.
 
@@ -159,6 +169,8 @@ class Normalization(keras.layers.Layer):
             training: as for `call`.
             mask: as for `call`.
             first_step: int or int32 scalar, the number of the first time step in `inputs`.
+            weights: tensors to use in place of the layer's weights, by name. Those of each channel
+                have the shape `(channels,)`, or one that broadcasts against `inputs`.
 
         Returns:
             `(outputs, batch)`, where `batch` is what `update_moving` takes, or None if this call
@@ -166,17 +178,18 @@ class Normalization(keras.layers.Layer):
         """
         if ragged.is_ragged(inputs):
             padded, valid = ragged.pad(inputs)
-            outputs, batch = self.normalize(padded, training, valid, first_step)
+            outputs, batch = self.normalize(padded, training, valid, first_step, weights)
             return ragged.cut(outputs, valid, inputs), batch
+        if weights is None:
+            weights = {variable.name: variable for variable in self.variables}
         needs_moments = self._needs_moments(training)
         if needs_moments and fused.can_fuse(self, inputs, training, mask):
-            return fused.normalize(self, inputs)
+            return fused.normalize(self, inputs, weights)
         dtype = keras.backend.result_type(inputs.dtype, self.compute_dtype, "float32")
         x, mask = ops.cast(inputs, dtype), self._align_mask(mask, inputs)
         pivot, instance = 0.0, None
         if needs_moments:
             x, pivot, instance = instance_moments(x, self.moment_axes, mask)
-        weights = {variable.name: variable for variable in self.variables}
         scale, shift, batch = self.coefficients(x, pivot, instance, weights, training, first_step)
         outputs = x + shift if scale is None else x * scale + shift
         return ops.cast(outputs, self.compute_dtype), batch
@@ -239,7 +252,8 @@ class Normalization(keras.layers.Layer):
             name: getattr(self, name)
             for cls in classes
             for name, parameter in inspect.signature(cls.__init__).parameters.items()
-            if name != "self" and parameter.kind is not parameter.VAR_KEYWORD
+            if name not in ("self", *self.absent_arguments)
+            and parameter.kind is not parameter.VAR_KEYWORD
         }
 
     def _needs_moments(self, training: bool | None) -> bool:
@@ -302,7 +316,10 @@ class Normalization(keras.layers.Layer):
         """`weight` in the rank of the input, so that it broadcasts against it."""
         if weight is None:
             return None
-        shape = [1] * self.input_spec.ndim
+        rank = len(self.axes.batch) + len(self.axes.spatial) + 1
+        if len(weight.shape) == rank:
+            return ops.cast(weight, dtype or weight.dtype)
+        shape = [1] * rank
         shape[self.axes.channel] = -1
         return ops.reshape(ops.cast(weight, dtype or weight.dtype), shape)
 

@@ -61,7 +61,9 @@ def can_fuse(
     )
 
 
-def normalize(layer: "Normalization", inputs: Tensor) -> tuple[Tensor, Moments | None]:
+def normalize(
+    layer: "Normalization", inputs: Tensor, weights: Mapping[str, Any]
+) -> tuple[Tensor, Moments | None]:
     """What `Normalization.normalize` returns in training."""
     import tensorflow as tf
 
@@ -77,8 +79,7 @@ def normalize(layer: "Normalization", inputs: Tensor) -> tuple[Tensor, Moments |
         tuple(inputs.shape[1:]),
         inputs.dtype,
     )
-    weights = {v.name: tf.convert_to_tensor(v.value) for v in layer.variables}
-    y, batch = run(inputs, weights)
+    y, batch = run(inputs, {name: tf.convert_to_tensor(w) for name, w in weights.items()})
     return y, Moments(*batch) if batch else None
 
 

@@ -58,7 +58,7 @@ def kind_of(layer: keras.Layer) -> Kind:
             return kind
     known = " ".join(kind.names for kind in KINDS).replace(" ", ", ")
     raise ValueError(
-        f"WeightNormalization needs a layer whose kernel it knows: {known}, or Bidirectional "
+        f"A norm of weights needs a layer whose kernel it knows: {known}, or Bidirectional "
         f"around an RNN. Received: layer={layer}"
     )
 
@@ -74,7 +74,7 @@ def einsum_units(layer: layers.EinsumDense) -> tuple[str, tuple[int, ...]]:
     units = "".join(label for label in kernel if label in output)
     if not 0 < len(units) < len(kernel):
         raise ValueError(
-            "WeightNormalization needs an EinsumDense kernel with axes that are output units "
+            "A norm of weights needs an EinsumDense kernel with axes that are output units "
             f"and axes that are summed over. Received: equation={layer.equation!r}"
         )
     return units, tuple(kernel.index(label) for label in units)

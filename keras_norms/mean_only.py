@@ -7,15 +7,6 @@ from keras_norms.base import register
 from keras_norms.moments import Moments, Tensor
 from keras_norms.moving import MovingNormalization
 
-_ABSENT = (
-    "epsilon",
-    "scale",
-    "gamma_initializer",
-    "gamma_regularizer",
-    "gamma_constraint",
-    "moving_variance_initializer",
-)
-
 
 @register
 class MeanOnlyBatchNormalization(MovingNormalization):
@@ -48,19 +39,22 @@ class MeanOnlyBatchNormalization(MovingNormalization):
         [[-2.0], [2.0]]
     """
 
+    absent_arguments = (
+        "epsilon",
+        "scale",
+        "gamma_initializer",
+        "gamma_regularizer",
+        "gamma_constraint",
+        "moving_variance_initializer",
+    )
     fusible = False  # for a mean alone, the compiled programs are no faster
     _needs_sample_moments = False
 
     def __init__(
         self, axis: int = -1, momentum: float = 0.9, center: bool = True, **kwargs: Any
     ) -> None:
-        for name in _ABSENT:
-            if name in kwargs:
-                raise TypeError(f"MeanOnlyBatchNormalization has no argument `{name}`.")
+        self.refuse_absent(kwargs)
         super().__init__(axis=axis, momentum=momentum, center=center, scale=False, **kwargs)
-
-    def get_config(self) -> dict[str, Any]:
-        return {key: value for key, value in super().get_config().items() if key not in _ABSENT}
 
     def mean_and_inverse_std(
         self, instance: Moments | None, batch: Moments, weights: Mapping[str, Any]

@@ -1,6 +1,7 @@
 """What all normalizations with batch statistics share: the moving ones that inference uses."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -132,10 +133,11 @@ class MovingNormalization(Normalization):
         training: bool | None = None,
         mask: Tensor | None = None,
         first_step: Any = 0,
+        weights: Mapping[str, Any] | None = None,
     ) -> tuple[Tensor, Moments | None]:
         if self.updates_moving(training):
             self.refuse_single_values(inputs)
-        return super().normalize(inputs, training, mask, first_step)
+        return super().normalize(inputs, training, mask, first_step, weights)
 
     def updates_moving(self, training: bool | None) -> bool:
         """Whether a call updates the moving statistics."""

@@ -2,12 +2,11 @@
 
 import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 from keras import layers, ops
-from keras.src.backend import AutocastScope  # Keras has no public way to read a variable uncast
 
 from keras_norms.base import register
 from keras_norms.kernels import (
@@ -15,20 +14,24 @@ from keras_norms.kernels import (
     einsum_units,
     join_units,
     kind_of,
-    layers_with_kernels,
     unit_sizes,
     why_not_affine,
     with_bias,
 )
 from keras_norms.mean_only import MeanOnlyBatchNormalization
 from keras_norms.moments import Axes, Shape, Tensor, instance_moments, pool, pool_replicas
-from keras_norms.tree import all_variables
-
-Values = dict[int, Tensor]  # {id of a variable: the value to use in place of its own}
+from keras_norms.wrapper import (
+    KernelNormalization,
+    Values,
+    call_with,
+    precise,
+    summed_axes,
+    value_of,
+)
 
 
 @register
-class WeightNormalization(layers.Wrapper):
+class WeightNormalization(KernelNormalization):
     """Learns the length of weights apart from their direction (Salimans and Kingma, 2016).
 
         w = gain * v / ||v||                              one length per output unit
@@ -91,23 +94,10 @@ class WeightNormalization(layers.Wrapper):
         ghost_batch_size: int | None = None,
         **kwargs: Any,
     ) -> None:
-        kwargs.setdefault("dtype", getattr(layer, "dtype_policy", None))
-        super().__init__(layer, **kwargs)
-        self.autocast = False  # the wrapped layer casts the inputs itself
-        self.supports_masking = layer.supports_masking
+        super().__init__(layer, kernels, **kwargs)
         self.momentum = momentum
         self.synchronized = synchronized
         self.ghost_batch_size = ghost_batch_size
-        known = {
-            name for part in layers_with_kernels(layer).values() for name in kind_of(part).kernels
-        }
-        listed = isinstance(kernels, (tuple, list, set)) and len(kernels) > 0
-        if kernels is not None and not (listed and all(k in sorted(known) for k in kernels)):
-            raise ValueError(
-                f"`kernels` must list names among {sorted(known)} for a {type(layer).__name__} "
-                f"layer. Received: kernels={kernels!r}"
-            )
-        self.kernels = kernels
         self.mean_only_batch_norm: MeanOnlyBatchNormalization | None = None
         if mean_only_batch_norm:
             obstacle = why_not_affine(layer)
@@ -129,18 +119,12 @@ class WeightNormalization(layers.Wrapper):
     def build(self, input_shape: Shape) -> None:
         super().build(input_shape)
         for name, kernel, axes in self._kernels():
-            if not isinstance(kernel, keras.Variable) or "float" not in kernel.dtype:
-                raise ValueError(
-                    "WeightNormalization needs a kernel that is a floating-point variable: wrap "
-                    "a layer that is not quantized and has no LoRA enabled. "
-                    f"Received: layer={self.layer}"
-                )
             gain = self.add_weight(
                 name=name,
                 shape=(math.prod(kernel.shape[axis] for axis in axes),),
                 # An initializer, since Keras may compute the kernel's value after this method.
                 initializer=functools.partial(initial_gain, kernel, axes),
-                dtype=_value(kernel).dtype,
+                dtype=value_of(kernel).dtype,
                 autocast=False,
             )
             setattr(self, name, gain)
@@ -160,14 +144,13 @@ class WeightNormalization(layers.Wrapper):
     ) -> Tensor:
         layer, norm = self.layer, self.mean_only_batch_norm
         if norm is None:
-            arguments = self._arguments(initial_state, mask, training)
-            return _call_with(layer, self._weights(), inputs, **arguments)
+            return super().call(inputs, initial_state, mask, training)
         x = _pre_activation(layer, self._weights(), inputs)
         joined = join_units(layer, x)
         joined = norm(joined, mask=_align(mask, joined, norm.axis), training=training)
         x = ops.reshape(joined, ops.shape(x))
         if layer.bias is not None:
-            bias = ops.cast(_value(layer.bias), x.dtype)
+            bias = ops.cast(value_of(layer.bias), x.dtype)
             x = x + (bias if norm.axis == -1 else ops.reshape(bias, (-1,) + (1,) * layer.rank))
         x = layer.activation(x)
         if layer.activity_regularizer is not None:
@@ -235,70 +218,24 @@ class WeightNormalization(layers.Wrapper):
         Raises:
             ValueError: if this layer is not built.
         """
-        if not self.built:
-            raise ValueError(f"Layer {self.name!r} has no weights yet: call it before `remove()`.")
-        layer, norm, weights = self.layer, self.mean_only_batch_norm, self._weights()
-        config = layer.get_config()
-        if norm is not None:
-            config.update(with_bias(layer))
-        plain = type(layer).from_config(config)
-        plain.build_from_config(layer.get_build_config())
-        old, new = all_variables(layer), all_variables(plain)
-        if norm is not None:
-            bias = 0 if layer.bias is None else _value(layer.bias)
-            bias = bias - ops.reshape(norm.moving_mean, unit_sizes(layer))
-            plain.bias.assign(ops.reshape(bias, plain.bias.shape))
-            old = [variable for variable in old if variable is not layer.bias]
-            new = [variable for variable in new if variable is not plain.bias]
-        for target, source in zip(new, old, strict=True):
-            target.assign(weights.get(id(source), _value(source)))
-        return plain
-
-    def compute_mask(self, inputs: Tensor, previous_mask: Any) -> Any:
-        return self.layer.compute_mask(inputs, previous_mask)
-
-    def compute_output_shape(self, input_shape: Shape) -> Shape:
-        return self.layer.compute_output_shape(input_shape)
-
-    def compute_output_spec(
-        self, inputs: Any, initial_state: Any = None, mask: Any = None, training: bool | None = None
-    ) -> Any:
-        arguments = self._arguments(initial_state, mask, training)
-        return self.layer.compute_output_spec(inputs, **arguments)
+        layer, norm = self.layer, self.mean_only_batch_norm
+        if norm is None:
+            return super().remove()
+        bias = 0 if layer.bias is None else value_of(layer.bias)
+        bias = bias - ops.reshape(norm.moving_mean, unit_sizes(layer))
+        return self._plain(with_bias(layer), bias)
 
     def get_config(self) -> dict[str, Any]:
         return {
-            **_without_build(super().get_config()),
+            **super().get_config(),
             "mean_only_batch_norm": self.mean_only_batch_norm is not None,
             "momentum": self.momentum,
             "synchronized": self.synchronized,
             "ghost_batch_size": self.ghost_batch_size,
-            "kernels": None if self.kernels is None else list(self.kernels),
         }
 
-    def _kernels(self) -> Iterator[tuple[str, keras.Variable, tuple[int, ...]]]:
-        """`(name of the gain, kernel, axes of its units)` of every kernel to normalize."""
-        for prefix, part in layers_with_kernels(self.layer).items():
-            for attribute, (gain, axes) in kind_of(part).kernels.items():
-                if self.kernels is None or attribute in self.kernels:
-                    kernel = getattr(getattr(part, "cell", part), attribute)
-                    yield prefix + gain, kernel, axes or einsum_units(part)[1]
-
-    def _weights(self) -> Values:
-        """`w` of every kernel to normalize, by the id of the kernel."""
-        return {
-            id(kernel): scaled(kernel, getattr(self, name), axes)
-            for name, kernel, axes in self._kernels()
-        }
-
-    def _arguments(
-        self, initial_state: Any, mask: Tensor | None, training: bool | None
-    ) -> dict[str, Any]:
-        """Those arguments of a call that the wrapped layer accepts."""
-        arguments = {"mask": mask, "training": training}
-        accepted = self.layer.call_signature_parameters
-        arguments = {name: value for name, value in arguments.items() if name in accepted}
-        return arguments if initial_state is None else {**arguments, "initial_state": initial_state}
+    def normalized(self, name: str, kernel: keras.Variable, axes: Sequence[int]) -> Tensor:
+        return scaled(kernel, getattr(self, name), axes)
 
     def why_not_initialize(self) -> str | None:
         """Why `initialize` would raise for this layer; None if it would not."""
@@ -315,26 +252,10 @@ class WeightNormalization(layers.Wrapper):
         return None
 
 
-def _without_build(config: Any) -> Any:
-    """A config without the shapes that Keras adds to it once a layer is built."""
-    if not isinstance(config, dict):
-        return config
-    return {key: _without_build(value) for key, value in config.items() if key != "build_config"}
-
-
-def _value(variable: keras.Variable) -> Tensor:
-    """The value of a variable in its own dtype. Within a call, Keras would cast it."""
-    with AutocastScope(None):
-        return ops.convert_to_tensor(variable.value)
-
-
 def _squares(kernel: keras.Variable, axes: Sequence[int]) -> tuple[Tensor, Tensor]:
     """`v` in at least float32, and `||v||^2` in its rank: sums over all axes but `axes`."""
-    v = _value(kernel)
-    v = ops.cast(v, keras.backend.result_type(v.dtype, "float32"))
-    units = [axis % len(v.shape) for axis in axes]
-    others = tuple(axis for axis in range(len(v.shape)) if axis not in units)
-    return v, ops.sum(ops.square(v), others, keepdims=True)
+    v = precise(kernel)
+    return v, ops.sum(ops.square(v), summed_axes(kernel, axes), keepdims=True)
 
 
 def scaled(kernel: keras.Variable, gain: Tensor, axes: Sequence[int]) -> Tensor:
@@ -347,7 +268,9 @@ def scaled(kernel: keras.Variable, gain: Tensor, axes: Sequence[int]) -> Tensor:
     """
     v, squares = _squares(kernel, axes)
     gain = ops.reshape(ops.cast(gain, v.dtype), squares.shape)
-    return ops.cast(v * (gain / ops.sqrt(ops.where(squares > 0, squares, 1))), _value(kernel).dtype)
+    return ops.cast(
+        v * (gain / ops.sqrt(ops.where(squares > 0, squares, 1))), value_of(kernel).dtype
+    )
 
 
 def initial_gain(
@@ -357,37 +280,14 @@ def initial_gain(
     return ops.cast(ops.reshape(ops.sqrt(_squares(kernel, axes)[1]), shape), dtype)
 
 
-def _call_with(layer: keras.Layer, values: Values, inputs: Tensor, **arguments: Any) -> Tensor:
-    """Calls `layer` with `values` in place of what its variables hold.
-
-    The variables keep what they hold. Gradients flow through `values` to what these are computed
-    from.
-    """
-    variables = all_variables(layer)
-    before = {id(variable): _value(variable) for variable in variables} | values
-    scope = keras.StatelessScope(collect_losses=True)
-    for variable in variables:  # all of them, since this scope hides the updates of outer scopes
-        scope.add_update((variable, before[id(variable)]))
-    with scope:
-        outputs = layer(inputs, **arguments)
-        losses = [(sublayer, sublayer._get_own_losses()) for sublayer in layer._flatten_layers()]
-    for variable in variables:  # the call may update seeds of dropout and states of RNNs
-        after = scope.get_current_value(variable)
-        if after is not before[id(variable)]:
-            variable.assign(after)
-    for sublayer, own in losses:
-        sublayer.add_loss(own)
-    return outputs
-
-
 def _pre_activation(layer: keras.Layer, values: Values, inputs: Tensor) -> Tensor:
     """`w.x`: what the layer computes without its bias, activation and activity regularizer."""
     if layer.bias is not None:
-        values = {**values, id(layer.bias): ops.zeros_like(_value(layer.bias))}
+        values = {**values, id(layer.bias): ops.zeros_like(value_of(layer.bias))}
     aside = layer.activation, layer.activity_regularizer
     try:
         layer.activation, layer.activity_regularizer = keras.activations.linear, None
-        return _call_with(layer, values, inputs)
+        return call_with(layer, values, inputs)
     finally:
         layer.activation, layer.activity_regularizer = aside
 

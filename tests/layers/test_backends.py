@@ -14,7 +14,7 @@ NEUTRAL = [
     f"tests/layers/test_{name}.py"
     for name in (
         *("laws", "masks", "precision", "errors", "oracles", "serialization", "properties"),
-        *("keras_suites", "lstm", "steps"),
+        *("keras_suites", "lstm", "steps", "conditional", "weight_standardization"),
     )
 ]
 FAST = {  # the tests are small; compiling them is what takes time

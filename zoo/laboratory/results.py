@@ -31,16 +31,16 @@ def result(
 ) -> Facts:
     """All that is known after the runs, as JSON values.
 
-    Claims are judged without the calibration seeds; the effects with these are told apart.
+    Claims are judged without the calibration seeds, whose effects stand beside the verdict.
 
     Args:
         name: of the study.
         study: the study.
         scale: the name of the scale.
         seeds: those that were run.
-        command: what makes this result elsewhere.
+        command: repeats the study elsewhere.
         rows: what the runs measured.
-        seconds: what they took.
+        seconds: how long the runs took.
         failures: `{folder of a run: what happened}`.
     """
     judged = [seed for seed in seeds if seed not in study.calibration]
@@ -67,6 +67,7 @@ def result(
 
 
 def _claim(claim: Claim, rows: Rows, seeds: list[int], calibration: list[int]) -> Facts:
+    """A `study.Claim` with its verdict."""
     facts = ("name", "statement", "source", "measured", "threshold", "form", "remark")
     return {
         **{fact: getattr(claim, fact) for fact in facts},
@@ -90,6 +91,7 @@ def _table(table: Table, rows: Rows, seeds: list[int]) -> Facts:
 
 
 def _cell(form: str, mean: Number, spread: Number) -> str:
+    """A mean and its spread as text."""
     if mean is None:
         return "-"
     about = "" if spread is None else f" ± {form.format(spread).lstrip('+')}"
@@ -131,8 +133,8 @@ def text(facts: Facts) -> str:
     seeds = ", ".join(map(str, facts["seeds"])) or "none"
     lines += [
         "",
-        "A claim holds or does not where the threshold lies outside the "
-        f"{CONFIDENCE:.0%} confidence interval of the mean effect. Judged seeds: {seeds}. "
+        f"A claim holds if the {CONFIDENCE:.0%} confidence interval of its mean effect lies above "
+        f"its threshold, and does not if it lies below. Judged seeds: {seeds}. "
         "± is the standard deviation over seeds.",
     ]
     lines += [f"FAILED    {place}: {reason}" for place, reason in facts["failures"].items()]

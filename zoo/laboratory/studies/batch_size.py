@@ -69,8 +69,8 @@ STUDY = Study(
         "Nets are trained for equal epochs with batches of several sizes, at rates in proportion "
         "to the batch. Norms with batch statistics are tested with their moving averages, and with "
         "statistics that were pooled over training batches after the training. The noise of "
-        "statistics is measured at the inputs of the trained net's norms: batches are drawn from "
-        "all samples, and compared with all."
+        "statistics is measured on the inputs of the trained net's norms: the statistics of small "
+        "batches are compared with those of all samples."
     ),
     plan=plan,
     scales={
@@ -181,8 +181,9 @@ STUDY = Study(
             noise("variance_noise"),
             "relative error at 8 samples, variance minus mean",
             0.0,
-            remark="This is in units of the variance, in which even Gaussian values agree, by a "
-            "factor of the root of 2. Claim (i) compares both in units of the output.",
+            remark="The variance's error is in units of the variance. So measured, the claim is "
+            "true even of Gaussian values, by a factor of the root of 2. Claim (i) compares both "
+            "in units of the output.",
         ),
         Claim(
             "i",
@@ -210,7 +211,7 @@ STUDY = Study(
                 rows.mean("error", norm="bn", batch=min),
                 rows.mean("recalibrated_error", norm="bn", batch=min),
             ),
-            "error of BN at the smallest batch, with moving minus with recalibrated statistics",
+            "error of BN at the smallest batch, moving minus recalibrated statistics",
             0.0,
             "{:+.1%}",
         ),

@@ -14,7 +14,7 @@ KERAS_LN = "1607.06450; ARTICLES 16"
 
 
 def plan(models: Mapping[str, Mapping[str, Any]], rounds: int, memory: bool = True) -> list[Run]:
-    """Each model with each norm is trained; its norms are timed together."""
+    """Trains each model with each norm, and times the norms of a model in turn."""
     runs = [Run("layers", {"model": LAYER}, LayerParameters())]
     for name, case in models.items():
         model, norms, shape, options = (case[k] for k in ("model", "norms", "shape", "options"))
@@ -156,7 +156,7 @@ STUDY = Study(
             "100 times those of BN",
             KERAS_LN,
             equal(parameters_of("keras LN (1, 2, 3)", MAPS), parameters_of("bn", MAPS), 100),
-            "minus the distance of the trainable parameters from 100 times those of BN",
+            "negative distance of the trainable parameters from 100 times those of BN",
             -1,
             "{:+,.0f}",
             "This is a property, not a finding.",
@@ -166,7 +166,7 @@ STUDY = Study(
             "LN with a gamma and beta for every channel has as many parameters as BN",
             KERAS_LN,
             equal(parameters_of("ln", MAPS), parameters_of("bn", MAPS)),
-            "minus the distance of the trainable parameters from those of BN",
+            "negative distance of the trainable parameters from those of BN",
             -1,
             "{:+,.0f}",
             "This is a property, not a finding.",

@@ -120,7 +120,7 @@ def shares(rows: Rows, kind: str, part: str | None = None) -> dict[str, float]:
 
 def beside_the_paper(rows: Rows) -> dict[str, Any]:
     """The panels of the figure: published shares and ours, by batch size and by depth."""
-    rows = type(rows)(row for row in rows.where(decay=True) if "importance" in row)
+    rows = Rows(row for row in rows.where(decay=True) if "importance" in row)
     plain, rows = rows.where(model=CONV6), rows.where(model=RESNET)
     if not rows:
         return {}

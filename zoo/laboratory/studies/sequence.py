@@ -50,7 +50,7 @@ STUDY = Study(
         "An LSTM has its norms inside the loop, with batch statistics for each time step. A "
         "Transformer has its norms before (pre) or after (post) the branches. Both read digits "
         "row by row, and the characters of tiny Shakespeare. They train with Adam for equal steps; "
-        "gradients are clipped to norm 1, and nothing warms up."
+        "gradients are clipped to norm 1, and the rate has no warm-up."
     ),
     plan=plan,
     scales={

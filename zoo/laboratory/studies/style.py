@@ -35,7 +35,7 @@ def gates(row: Mapping[str, Any]) -> dict[int, float] | None:
     return {int(step): kinds["gate"]["batch"] for step, kinds in row["dynamics"].items()}
 
 
-def cost(norm: str) -> Effect:
+def lost_accuracy(norm: str) -> Effect:
     """How much accuracy a norm loses to a style that is a nuisance, as a part of an effect."""
     return gap("accuracy", {"style is": NONE}, {"style is": NUISANCE}, norm=norm)
 
@@ -45,10 +45,10 @@ STUDY = Study(
     calibration=(100,),
     question="Which norm where the style of an image is a nuisance, and where it matters?",
     about=(
-        "Each image gets a random style, which is contrast and colours. Where the digit or object "
-        "is the label, style is a nuisance; elsewhere the contrast itself is the label. A style is "
-        "affine in each channel, and that is what instance statistics remove. Style transfer and "
-        "other generation are out of scope."
+        "Each image gets a random style, which is contrast and colours. Style is a nuisance where "
+        "the digit or object is the label. In another data set the contrast is the label. A style "
+        "is affine in each channel, and that is what instance statistics remove. Style transfer "
+        "and other generation are out of scope."
     ),
     plan=plan,
     scales={
@@ -99,7 +99,7 @@ STUDY = Study(
             "b",
             "IN is blind to contrast and colour: they cost it less than BN",
             "1607.08022, ARTICLES 9",
-            lambda rows: subtract(cost("bn")(rows), cost("in")(rows)),
+            lambda rows: subtract(lost_accuracy("bn")(rows), lost_accuracy("in")(rows)),
             "accuracy lost to the nuisance, BN minus IN",
             0.005,
             "{:+.1%}",

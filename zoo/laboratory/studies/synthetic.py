@@ -141,8 +141,8 @@ STUDY = Study(
             lowest(final, GN, ("bn", "ln")),
             "training loss at the end, the lower of BN and LN minus GN",
             0.0,
-            remark="The likely reason: the label is in the size of the sum. So it is in the mean "
-            "and the deviation over the units of a sample, which LN and GN remove.",
+            remark="The likely reason: the label depends on the size of a sum. That size shows in "
+            "the mean and the deviation over the units of a sample, which LN and GN remove.",
         ),
         Claim(
             "f",

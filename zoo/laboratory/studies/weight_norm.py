@@ -10,8 +10,6 @@ from zoo.training import TrainOptions
 
 PAPER = "1602.07868, section 5.1"
 FEW = "At cpu scale there are 120 steps; the paper has 100,000."
-
-
 NORMS = ("none", "wn", "mobn", "wn_mobn", "bn")
 
 
@@ -128,8 +126,8 @@ STUDY = Study(
             faster("wn", "wn, drawn"),
             "training loss over the first half, drawn minus initialized from the data",
             0.02,
-            remark="With it, the loss of the first epoch is twice as high, and WN does not catch "
-            "up. " + FEW,
+            remark="Initialized from the data, WN has twice the loss in the first epoch, and does "
+            "not catch up. " + FEW,
         ),
     ),
     tables=(

@@ -25,8 +25,8 @@ from zoo.training.options import TrainOptions
 class Landscape:
     """Trains a model with SGD, and probes the loss along its gradient at regular steps.
 
-    What is probed is the training loss on the batch of the step. Each point has the batch
-    statistics that this batch has there, and the same dropout and shift as the step.
+    What is probed is the training loss on the batch of the step. Each point computes its own
+    batch statistics, but has the dropout and the shift of the step.
 
     Attributes:
         model: a name of `zoo.training.catalog.entries()`.
@@ -37,7 +37,7 @@ class Landscape:
         test_examples: how many; None for all.
         batch_size: samples of a batch.
         steps: training steps.
-        learning_rate: of all steps.
+        learning_rate: the same at all steps.
         shift: whether a `CovariateShift` follows every norm, or stands in its place with "none".
         every: steps from one probe to the next.
         lengths: of the steps along the gradient, in multiples of the learning rate.
@@ -73,7 +73,7 @@ class Landscape:
             in which values that are not finite count as infinite; "curves" holds all values by
             step. "final_loss" is the mean training loss of the last `every` steps. "diverged_at"
             is the step whose loss was not finite, which ends the training, or None.
-            "test_accuracy" comes last.
+            "test_accuracy" is that after the training.
         """
         keras.utils.clear_session()
         keras.utils.set_random_seed(seed)
@@ -128,7 +128,9 @@ def probe(
     weights: Sequence[tf.Tensor],
     lengths: Sequence[float],
 ) -> dict[str, float]:
-    """Measures a loss against its gradient g at the weights w, at the points w - length g.
+    """Measures a loss and its gradient at points along the negative gradient.
+
+    With the gradient g at the weights w, the points are w - length g, and
 
         smoothness = max over lengths of ||g(w - length g) - g|| / ||length g||
 
@@ -142,7 +144,7 @@ def probe(
         difference "loss_range"; "change_low" and "change_high" of the distance ||g(point) - g||,
         which says how badly g predicts the gradient there. "relative_change" is the largest
         distance in units of ||g||, which does not depend on the scale of the loss. "smoothness"
-        is the effective beta; gradient descent is stable up to 2 / rate.
+        is the effective beta. Gradient descent is stable while it is below 2 / rate.
     """
     loss, gradients = loss_and_gradients(weights)
     norm = float(tf.linalg.global_norm(gradients))

@@ -30,8 +30,8 @@ def batch_noise(
 
     The mean of z^2 is 1. So the fair comparison is that of `mean_noise` = rms((m_B - m) / s) with
     `std_noise` = rms(s_B / s - 1): both are errors of the output, in units of its own standard
-    deviation. `variance_noise` = rms(s_B^2 / s^2 - 1) is about twice `std_noise`, only because
-    its unit is another one.
+    deviation. `variance_noise` = rms(s_B^2 / s^2 - 1) is about twice `std_noise`, but only
+    because it is in another unit.
 
     For n independent values of kurtosis k, to first order,
 
@@ -57,10 +57,11 @@ def batch_noise(
         seed: of the draws.
 
     Returns:
-        One dict for each size and each norm with a batch mean and variance, but for those inside
-        of a loop over time. It holds "size", "layer" (the path), "mean_noise", "variance_noise",
-        "std_noise", and "mean_kurtosis" and "variance_kurtosis" of the errors over the draws.
-        Each is the median over the channels that vary at all, or None without a finite value.
+        One dict for each size and each norm with a batch mean and variance. Norms inside a loop
+        over time are left out. A dict holds "size", "layer" (the path), "mean_noise",
+        "variance_noise" and "std_noise"; "mean_kurtosis" and "variance_kurtosis" are those of the
+        errors over the draws. Each measure is the median over the channels that vary at all, or
+        None without a finite value.
 
     Raises:
         ValueError: if there is no such norm, or no batch.
@@ -168,11 +169,12 @@ def _by_channel(part: Any) -> np.ndarray:
 
 
 def _rms(errors: np.ndarray) -> float | None:
-    """The root of the mean square over the draws."""
+    """The root mean square over the draws."""
     return _median(np.sqrt(np.mean(errors**2, axis=0)))
 
 
 def _kurtosis(errors: np.ndarray) -> float | None:
+    """The kurtosis over the draws."""
     squares = (errors - errors.mean(0)) ** 2
     with np.errstate(invalid="ignore"):  # where all errors are the same
         return _median(np.mean(squares**2, axis=0) / np.mean(squares, axis=0) ** 2)

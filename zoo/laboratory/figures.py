@@ -194,6 +194,11 @@ class Shares:
         return figure
 
 
+def by_epoch(measure: str) -> Callable[[Mapping[str, Any]], dict[int, float]]:
+    """A function from a row to the curve of a measure, for `Curves`."""
+    return lambda row: dict(enumerate(row["curves"][measure], 1))
+
+
 def panel_title(factor: str | None, value: Any) -> str:
     """The title of a panel. A name says enough by itself; a number needs its factor."""
     if factor is None:

@@ -171,7 +171,7 @@ STUDY = Study(
             "Synchronized statistics cost time",
             "1706.02677, section 2.3",
             time_ratio,
-            "time of a step on the most replicas, synchronized over not, minus 1",
+            "time of a step on the most replicas, synchronized over unsynchronized, minus 1",
             0.0,
             "{:+.0%}",
         ),

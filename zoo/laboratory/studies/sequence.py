@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from zoo.laboratory.figures import Curves
+from zoo.laboratory.figures import Curves, by_epoch
 from zoo.laboratory.study import Claim, Effect, Run, Scale, Study, Table, gap
 from zoo.laboratory.tasks.train import Train
 from zoo.training import TrainOptions
@@ -170,7 +170,7 @@ STUDY = Study(
     figures={
         data: Curves(
             f"Test loss by epoch, {data}.",
-            lambda row: dict(enumerate(row["curves"]["val_loss"], 1)),
+            by_epoch("val_loss"),
             by="norm",
             panels="model",
             where={"data": data},

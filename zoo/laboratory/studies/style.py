@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from zoo.laboratory.figures import Curves
+from zoo.laboratory.figures import Curves, by_epoch
 from zoo.laboratory.study import Claim, Effect, Run, Scale, Study, Table, gap, subtract
 from zoo.laboratory.tasks.train import Train, preferences
 from zoo.training import TrainOptions
@@ -155,7 +155,7 @@ STUDY = Study(
     figures={
         "accuracy": Curves(
             "Test accuracy by epoch, where style is absent, a nuisance or the label.",
-            lambda row: dict(enumerate(row["curves"]["val_accuracy"], 1)),
+            by_epoch("val_accuracy"),
             by="norm",
             panels="style is",
             labels=("epoch", "test accuracy"),

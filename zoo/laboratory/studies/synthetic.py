@@ -3,7 +3,7 @@
 import statistics
 from collections.abc import Callable, Sequence
 
-from zoo.laboratory.figures import Curves
+from zoo.laboratory.figures import Curves, by_epoch
 from zoo.laboratory.study import Claim, Effect, Number, Rows, Run, Scale, Study, Table, subtract
 from zoo.laboratory.tasks.train import Train
 from zoo.training import TrainOptions
@@ -160,7 +160,7 @@ STUDY = Study(
     figures={
         "loss": Curves(
             "Training loss by epoch: the mean over seeds, with a band from least to greatest.",
-            lambda row: dict(enumerate(row["curves"]["loss"], 1)),
+            by_epoch("loss"),
             by="norm",
             panels="batch",
             log="y",

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from zoo.laboratory.figures import Curves
+from zoo.laboratory.figures import Curves, by_epoch
 from zoo.laboratory.study import Claim, Effect, Run, Scale, Study, Table, gap, subtract
 from zoo.laboratory.tasks.train import Train
 from zoo.training import TrainOptions
@@ -143,7 +143,7 @@ STUDY = Study(
     figures={
         "loss": Curves(
             "Training loss by epoch.",
-            lambda row: dict(enumerate(row["curves"]["loss"], 1)),
+            by_epoch("loss"),
             by="norm",
             labels=("epoch", "training loss"),
         ),

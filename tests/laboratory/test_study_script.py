@@ -1,4 +1,4 @@
-"""scripts/study.py as a command: what it prints and writes, and that nothing is done twice."""
+"""scripts/study.py as a command: what it prints and writes, and that no run is repeated."""
 
 import json
 
@@ -11,7 +11,7 @@ from zoo.laboratory.studies import studies
 from zoo.laboratory.study import Rows
 
 STUDIES = studies()
-# What the small versions leave out: text, which is downloaded, and memory, which takes processes.
+# The small versions leave out text, which is downloaded, and memory, which needs processes.
 UNMEASURED = ("bits_per_character", "memory_mib")
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -52,7 +52,7 @@ def assert_complete(name, folder, done):
     assert not any({"failed", "diverged"} & row.keys() for row in rows)
     assert [claim["name"] for claim in result["claims"]] == [claim.name for claim in study.claims]
     assert {claim["verdict"] for claim in result["claims"]} == {"undecided"}, "one seed"
-    # Those of `sequence` are about text, and norms that are left out.
+    # The claims of `sequence` are about text, and about norms that its small version leaves out.
     assert name == "sequence" or any(claim["mean"] is not None for claim in result["claims"])
     for table in study.tables:
         chosen = rows.where(**table.where)

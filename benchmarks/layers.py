@@ -1,8 +1,6 @@
 """Cost of single layers: a training step on images and on sequences, inference, memory."""
 
 import json
-import os
-import subprocess
 import sys
 
 import keras
@@ -14,13 +12,13 @@ import keras_norms
 from zoo.laboratory import measuring
 
 IMAGES = ((32, 32, 32, 64), (32, 16, 16, 128), (64, 8, 8, 256))
-LARGE = (128, 64, 64, 64)  # that memory for the compiler counts little
+LARGE = (128, 64, 64, 64)  # so large that the memory of the compiler counts little
 SEQUENCE = (64, 128, 256)
 BASE = "keras BN"
 
 
 class FusedBatchNorm(keras.layers.Layer):
-    """TensorFlow's own operation, without moving statistics."""
+    """TensorFlow's own operation for batch norm, without moving statistics."""
 
     def build(self, input_shape):
         shape = input_shape[-1:]
@@ -40,7 +38,7 @@ class FusedBatchNorm(keras.layers.Layer):
 
 
 def image_layers():
-    """Ours, then others'."""
+    """The norms of images: ours, then those of Keras and TensorFlow."""
     return {
         BASE: keras.layers.BatchNormalization(),
         "BN": keras_norms.BatchNormalization(),
@@ -66,13 +64,13 @@ def image_layers():
 
 
 def unfused(layer):
-    """The layer without `keras_norms.fused`."""
+    """The layer, which from now on computes without `keras_norms.fused`."""
     layer.fusible = False
     return layer
 
 
 def sequence_layers(per_token):
-    """Norms of `(batch, time, channels)`: every token a sample, or time as positions."""
+    """The norms of `(batch, time, channels)`: with tokens as samples, or with time as positions."""
     options = {"batch_axis": (0, 1)} if per_token else {}
     layers = {
         "keras LN": keras.layers.LayerNormalization(),
@@ -126,29 +124,23 @@ def accuracy(_):
 
 
 def peak_memory(shape):
-    """Per layer, how far one plain training step raises a process's memory, in inputs."""
-    memory = {}
-    for name in image_layers():
-        # A process each, whose allocator returns large blocks at once: a step would otherwise
-        # hide in the memory of the one before.
-        command = [sys.executable, __file__, name, json.dumps(shape)]
-        path = os.pathsep.join(filter(None, sys.path))
-        env = {**os.environ, "PYTHONPATH": path, "MALLOC_MMAP_THRESHOLD_": "100000"}
-        result = subprocess.run(command, capture_output=True, text=True, check=True, env=env)
-        memory[name] = (float(result.stdout.split()[-1]),) * 3
-    return memory
+    """How far one plain training step of each layer raises a process's memory, in inputs."""
+    peaks = {n: measuring.run_child(__file__, n, json.dumps(shape)) for n in image_layers()}
+    sizes = {name: peak / (4 * float(np.prod(shape))) for name, peak in peaks.items() if peak}
+    return {name: (size,) * 3 for name, size in sizes.items()}
 
 
-def print_peak(name, shape):
-    """What `peak_memory` runs: a small step for the runtime's own needs, then the real one."""
+def measure_peak(name, shape):
+    """The bytes that a child of `peak_memory` prints; None where they are not known."""
+    step = timing.training_step(image_layers()[name], shape, xla=False)
     rng = np.random.default_rng(0)
-    for size in (IMAGES[0], shape):
-        step = timing.training_step(image_layers()[name], size, xla=False)
-        step = step.get_concrete_function(*(tf.TensorSpec(size) for _ in range(2)))
-        inputs = tuple(tf.constant(rng.standard_normal(size, "float32")) for _ in range(2))
-        memory = measuring.raised_memory(step, inputs)
-    print(memory / (4 * float(np.prod(shape))))
+    small, batch = (
+        # Not by TensorFlow, which would keep memory for its random numbers.
+        [tf.constant(rng.standard_normal((size, *shape[1:]), "float32")) for _ in range(2)]
+        for size in (1, shape[0])
+    )
+    return measuring.peak_memory(step, small, batch)
 
 
 if __name__ == "__main__":
-    print_peak(sys.argv[1], tuple(json.loads(sys.argv[2])))
+    print(json.dumps(measure_peak(sys.argv[1], tuple(json.loads(sys.argv[2])))))

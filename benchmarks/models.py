@@ -1,7 +1,6 @@
 """Cost of a training step of whole models, on one device and on two replicas."""
 
 import functools
-import time
 
 import keras
 import numpy as np
@@ -40,14 +39,11 @@ def _batch(shape):
 def _columns(title, models, shape, base, rounds):
     """The cost of a step, and of the first one, which compiles."""
     batch = tuple(map(tf.constant, _batch(shape)))
-    steps, seconds = {}, {}
-    for name, model in models.items():
-        steps[name] = measuring.training_step(model, keras.optimizers.SGD(0.01))
-        start = time.perf_counter()
-        steps[name](*batch).numpy()
-        seconds[name] = (time.perf_counter() - start,) * 3
-    yield timing.column(title, steps, batch, base, rounds)
-    yield timing.Column(f"{title}, first step", "1 s", None, seconds)
+    steps = {
+        name: measuring.training_step(model, keras.optimizers.SGD(0.01))
+        for name, model in models.items()
+    }
+    return timing.compare(title, steps, batch, base, rounds)
 
 
 def _not_fused(model):
@@ -77,13 +73,14 @@ def sequential(rounds):
 
 def replicated(rounds):
     """A training step of the ResNet-20 on 64 images in all, under `MirroredStrategy`."""
-    distribution.strategy(2)  # TensorFlow sets up its devices once
+    distribution.strategy(2)  # first, since TensorFlow sets up its devices only once
     norms = ("none", "bn", "bn(synchronized=True)", "gn", "sn", "sn(synchronized=True)")
     for replicas in (1, 2):
         strategy = distribution.strategy(replicas)
         steps = {norm: _replicated_step(strategy, replicas, norm) for norm in norms}
         title = f"{replicas} {'replica' if replicas == 1 else 'replicas'}"
-        yield timing.column(title, steps, (), "none", rounds)
+        column, _ = timing.compare(title, steps, (), "none", rounds)
+        yield column
 
 
 def _replicated_step(strategy, replicas, norm):

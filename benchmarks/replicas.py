@@ -22,6 +22,7 @@ import tyro
 
 import keras_norms
 from keras_norms.output import markdown_table
+from zoo.laboratory.tasks import agreement
 from zoo.training import distribution
 
 SHAPE = (32, 8, 8, 16)
@@ -53,10 +54,15 @@ NORMS = {
     "rms": (keras.layers.RMSNormalization, False),
     "wn": (wrapped, False),
 }
-COLUMNS = (
-    *("outputs", "input gradients", "weight gradients", "logit gradients' sum"),
-    *("moving statistics", "between replicas"),
-)
+# {title of a column: its name in `agreement.differences`}
+COLUMNS = {
+    "outputs": "outputs",
+    "input gradients": "input_gradients",
+    "weight gradients": "weight_gradients",
+    "logit gradients' sum": "logit_gradients_sum",
+    "moving statistics": "statistics",
+    "between replicas": "between_replicas",
+}
 ABOUT = f"""\
 Largest differences to one device in one training step on a batch of {SHAPE}, in float32, with a
 loss that is a mean over the batch; and between what the replicas hold after the step, weights,
@@ -81,68 +87,35 @@ class Options:
     """Write the tables below "## Figures" in this Markdown file as well."""
 
 
-def batch():
-    """Samples, and the gradient of the loss with respect to what a layer makes of them."""
+def make_batch():
+    """Samples, and the gradient of the loss with respect to the layer's output."""
     rng = np.random.default_rng(0)
     x = rng.normal(0, 1, SHAPE) + rng.normal(0, 2, (SHAPE[0], 1, 1, 1))
     return x.astype("float32"), (rng.normal(0, 1, SHAPE) / SHAPE[0]).astype("float32")
 
 
-def step(make, replicas):
-    """Arrays by column, after one step of a new layer with the same weights every time."""
-    strategy, rng = distribution.strategy(replicas), np.random.default_rng(1)
-    keras.utils.clear_session()
-    with strategy.scope():
-        layer = make()
+def train(make, replicas):
+    """One step of a new layer, whose weights are the same every time."""
+
+    def build():
+        layer, rng = make(), np.random.default_rng(1)
         layer.build((None, *SHAPE[1:]))
         for weight in layer.weights:
             weight.assign(rng.uniform(0.2, 0.9, weight.shape))
-        optimizer = keras.optimizers.SGD(0.1)
-        optimizer.build(layer.trainable_variables)
-    parts = [np.split(array, replicas) for array in batch()]
+        return layer
 
-    def local(x, dy):
-        weights = [variable.value for variable in layer.trainable_variables]
-        with tf.GradientTape() as tape:
-            tape.watch(x)
-            y = layer(x, training=True)
-        slope, *slopes = tape.gradient(y, [x, *weights], output_gradients=dy)
-        optimizer.apply(slopes, layer.trainable_variables)
-        return y, slope, slopes
+    def loss(y, dy):
+        return tf.reduce_sum(y * dy)
 
-    def gather(values):
-        return [value.numpy() for value in strategy.experimental_local_results(values)]
-
-    y, slope, slopes = strategy.run(
-        local, args=tuple(distribution.split(strategy, part) for part in parts)
-    )
-    slopes = [np.array(gather(each)) for each in slopes]
-    logits = [v.name.endswith("logits") for v in layer.trainable_variables]
-    moving = [variable for variable in layer.weights if variable.name.startswith("moving")]
-    held = [distribution.copies(variable) for variable in (*layer.weights, *optimizer.variables)]
-    return {
-        "outputs": [np.concatenate(gather(y))],
-        "input gradients": [np.concatenate(gather(slope))],
-        "weight gradients": [each.sum(0) for each in slopes],
-        "logit gradients' sum": [
-            each.sum(1) for each, chosen in zip(slopes, logits, strict=True) if chosen
-        ],
-        "moving statistics": [distribution.copies(variable)[0] for variable in moving],
-        "between replicas": [other - first for first, *rest in held for other in rest],
-    }
+    split = [SHAPE[0] // replicas] * replicas
+    return agreement.train_on_replicas(build, split, [make_batch()], loss, learning_rate=0.1)
 
 
-def differences(actual, expected):
-    """The largest ones, by column, as a table shows them."""
-    cells = []
-    for column in COLUMNS:
-        found, other = actual[column], expected[column]
-        if column in ("logit gradients' sum", "between replicas"):
-            other = [0] * len(found)
-        pairs = zip(found, other, strict=True)
-        largest = max((float(np.abs(a - b).max()) for a, b in pairs), default=None)
-        cells.append("-" if largest is None else f"{largest:.0e}" if largest else "0")
-    return cells
+def cells(several, one):
+    """The largest differences, as a table shows them."""
+    found = agreement.differences(several, one)
+    values = [found[name] for name in COLUMNS.values()]
+    return ["-" if v is None else f"{v:.0e}" if v else "0" for v in values]
 
 
 def table(options, replicas):
@@ -150,21 +123,23 @@ def table(options, replicas):
     lines, slices = [], SHAPE[0] // replicas
     for name in options.norms:
         make, has_batch_statistics = NORMS[name]
-        whole, apart = step(make, 1), step(make, replicas)
+        whole, apart = train(make, 1), train(make, replicas)
         if not has_batch_statistics:
-            lines.append([name, *differences(apart, whole)])
+            lines.append([name, *cells(apart, whole)])
             continue
-        synchronized = step(functools.partial(make, synchronized=True), replicas)
-        ghost = step(functools.partial(make, ghost_batch_size=slices), 1)
-        lines.append([f"{name}, synchronized", *differences(synchronized, whole)])
-        lines.append([f"{name}, apart", *differences(apart, whole)])
-        lines.append([f"{name}, apart, slices", *differences(apart, ghost)])
+        synchronized = train(functools.partial(make, synchronized=True), replicas)
+        ghost = train(functools.partial(make, ghost_batch_size=slices), 1)
+        lines.append([f"{name}, synchronized", *cells(synchronized, whole)])
+        lines.append([f"{name}, apart", *cells(apart, whole)])
+        lines.append([f"{name}, apart, slices", *cells(apart, ghost)])
     heading = f"### {replicas} replicas of {slices} samples"
     return f"{heading}\n\n{markdown_table(['norm', *COLUMNS], lines)}"
 
 
 def main(options):
-    distribution.strategy(max(options.replicas))  # TensorFlow sets up its devices once
+    distribution.strategy(
+        max(options.replicas)
+    )  # first, since TensorFlow sets up its devices only once
     tables = [table(options, replicas) for replicas in options.replicas]
     command = " ".join(["python", "benchmarks/replicas.py", *sys.argv[1:]])
     sections = [timing.provenance(command), ABOUT, *tables]

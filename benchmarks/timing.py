@@ -1,4 +1,4 @@
-"""What the benchmarks share: ratios of steps timed in turn, and the head of a report."""
+"""What the benchmarks share: columns of ratios, steps of layers, and the head of a report."""
 
 import datetime
 import os
@@ -20,9 +20,8 @@ class Column(typing.NamedTuple):
     Attributes:
         title: what was measured.
         base: the row that the others are compared with.
-        ms: milliseconds of a step of `base`, the median; None if that says nothing.
-        cells: `{row: (median, lower quartile, upper quartile)}` of the ratio to `base` within a
-            round.
+        ms: milliseconds of a step of `base`, the median; None if the column is not about time.
+        cells: `{row: (median, lower quartile, upper quartile)}` of the ratio to `base`.
     """
 
     title: str
@@ -31,8 +30,8 @@ class Column(typing.NamedTuple):
     cells: dict
 
 
-def column(title, steps, inputs, base, rounds, repeats=1):
-    """Times steps in turn, so that a noisy machine disturbs all alike.
+def compare(title, steps, inputs, base, rounds, repeats=1):
+    """The columns of the cost of some steps, and of their first calls, which compile.
 
     Args:
         title: of the column.
@@ -40,29 +39,31 @@ def column(title, steps, inputs, base, rounds, repeats=1):
         inputs: tuple of tensors.
         base: the row to compare with.
         rounds: how many times every step is timed.
-        repeats: steps in one timing.
+        repeats: calls in one timing.
     """
     print(title, file=sys.stderr)
-    seconds = measuring.time_in_turn(steps, inputs, rounds, repeats)
-    cells = {
-        name: tuple(map(float, np.percentile(times / seconds[base], [50, 25, 75])))
-        for name, times in seconds.items()
-    }
-    return Column(title, base, 1e3 * float(np.median(seconds[base])), cells)
+    costs = measuring.compare_times(steps, inputs, base, rounds, repeats)
+    ratios = {name: (cost.ratio, cost.low, cost.high) for name, cost in costs.items()}
+    first = {name: (cost.first,) * 3 for name, cost in costs.items()}
+    return (
+        Column(title, base, costs[base].ms, ratios),
+        Column(f"{title}, first step", "1 s", None, first),
+    )
 
 
 def layer_column(title, layers, shape, base, rounds, xla=False, training=True):
-    """A `Column` of layers by name: one forward pass, in training with all its gradients."""
-    x = tf.random.stateless_normal(shape, (1, 0))
-    dy = tf.random.stateless_normal(layers[base].compute_output_shape(shape), (2, 0))
+    """The `Column` of the cost of layers: a forward pass, in training with all gradients."""
     make = training_step if training else inference_step
     steps = {name: make(layer, shape, xla) for name, layer in layers.items()}
     repeats = max(1, round(2e6 / np.prod(shape)))
-    return column(title, steps, (x, dy), base, rounds, repeats)
+    x = tf.random.stateless_normal(shape, (1, 0))
+    dy = tf.random.stateless_normal(layers[base].compute_output_shape(shape), (2, 0))
+    column, _ = compare(title, steps, (x, dy), base, rounds, repeats)
+    return column
 
 
 def training_step(layer, shape, xla):
-    """A compiled function (x, dy) -> gradients of x and of the layer's weights."""
+    """A compiled function `(x, dy) -> gradients` of x and of the layer's weights."""
     layer.build(shape)
     weights = [weight.value for weight in layer.trainable_weights]
 
@@ -77,7 +78,7 @@ def training_step(layer, shape, xla):
 
 
 def inference_step(layer, shape, xla):
-    """A compiled function (x, dy) -> output."""
+    """A compiled function `(x, dy) -> output`."""
     layer.build(shape)
 
     @tf.function(jit_compile=xla)
@@ -88,7 +89,7 @@ def inference_step(layer, shape, xla):
 
 
 def provenance(command):
-    """The command, the date, the machine and the versions."""
+    """What made a table: the command, the date, the machine and the versions."""
     machine = f"{os.cpu_count()} x {platform.processor() or platform.machine()}"
     return (
         f"`{command}`, {datetime.date.today()}, {machine}, TensorFlow {tf.__version__}, "
@@ -98,6 +99,6 @@ def provenance(command):
 
 
 def write_figures(path, *sections):
-    """Replaces what stands below "## Figures" in a Markdown file by these sections."""
+    """Replaces what a Markdown file has below "## Figures" by these sections."""
     before = path.read_text().split("## Figures")[0] if path.exists() else ""
     path.write_text("\n\n".join([f"{before}## Figures", *sections]) + "\n")

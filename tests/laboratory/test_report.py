@@ -154,7 +154,9 @@ def test_weak_results_say_so(tmp_path, written):
     write(runs, "style", scale="smoke", seeds=[], figures={"gone": "Not there."})
     text, _ = written()
     assert (
-        "of smoke scale" in text and "nothing is judged" in text and "Not there. Missing." in text
+        "smoke scale shows" in text
+        and "nothing is judged" in text
+        and "Not there. Missing." in text
     )
 
 

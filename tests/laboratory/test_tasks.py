@@ -220,7 +220,7 @@ def test_noise_of_gaussian_values_is_that_of_theory(norm, rng):
     assert 2.5 < second["mean_kurtosis"] < 3.5 and 2.5 < second["variance_kurtosis"] < 3.8
     for old, new in zip(before, variables(model), strict=True):
         np.testing.assert_array_equal(old, new)
-    assert "apply" not in vars(layer)
+    assert "normalize" not in vars(layer)
 
 
 def test_noise_counts_what_is_independent(rng):

@@ -22,8 +22,8 @@ LABORATORY = {
     "studies": {"studies", "tasks", "study", "figures", "judge"},
     "tasks": {"tasks", "study", "measuring"},
     "study": set(),
-    "figures": set(),
-    "judge": set(),
+    "figures": {"study"},
+    "judge": {"study"},
     "measuring": set(),
 }
 # What is imported only where it is used, so that the layers need nothing but Keras.

@@ -10,7 +10,8 @@ from zoo.commands.common import parse, run_command, silent_libraries
 with silent_libraries():
     import tyro
 
-    from zoo.laboratory import report
+    from zoo.laboratory import archive, report
+    from zoo.laboratory.page import page
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,13 +43,13 @@ def main(args: Sequence[str] | None = None) -> None:
 
 def write(options: Options) -> None:
     """Writes the report as a page, and also as Markdown if asked."""
-    found = report.read(options.results)
+    found = archive.read(options.results)
     if options.collect:
-        report.collect(found, options.collect)
-        found = report.read([options.collect])
+        archive.collect(found, options.collect)
+        found = archive.read([options.collect])
     if options.markdown:
         _write(options.markdown, report.document(found, options.markdown.parent))
-    _write(options.html, report.page(report.document(found, Path()), Path()))
+    _write(options.html, page(report.document(found, Path()), Path()))
 
 
 def _write(path: Path, content: str) -> None:

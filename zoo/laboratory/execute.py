@@ -1,4 +1,4 @@
-"""Does the runs of a study, several at a time; what is done already is not done again."""
+"""Does the runs of a study, several at a time, and none that is done already."""
 
 import collections
 import contextlib
@@ -11,62 +11,79 @@ import shutil
 import signal
 import time
 import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any, Self
 
 import tensorflow as tf
 from tqdm import tqdm
 
 from keras_norms.output import write_json
 from zoo.data import sources
-from zoo.laboratory.study import Rows
+from zoo.laboratory.study import Rows, Run, Task
 from zoo.training import distribution
 from zoo.training.callbacks import Terminated
 
+# {folder of a run: the run and its seed}
+Work = Mapping[Path, tuple[Run, int]]
 
-def execute(runs, seeds, folder, data_dir=None, jobs=1, replicas=1):
+
+def execute(
+    runs: Sequence[Run],
+    seeds: Sequence[int],
+    folder: Path,
+    data_dir: str | None = None,
+    jobs: int = 1,
+    replicas: int = 1,
+) -> tuple[Rows, float, dict[Path, str]]:
     """Does each run with each seed, seed by seed.
 
-    A run is done when its folder holds `rows.json`, for the same settings. One that fails stops
-    no other.
+    A run is done when its folder holds a `rows.json` of the same settings. A run that fails does
+    not stop the others.
 
     Args:
-        runs: list of `study.Run`.
-        seeds: list of int.
-        folder: `pathlib.Path`, below which each run has a folder of its own.
+        runs: what to do.
+        seeds: with which seeds.
+        folder: below it, each run with each seed has a folder of its own.
         data_dir: directory of TensorFlow Datasets.
-        jobs: int, processes to share the runs and the cores of the machine.
-        replicas: int, the most replicas that a run has.
+        jobs: how many processes share the runs and the cores of the machine.
+        replicas: the most replicas that a run has.
 
     Returns:
-        `(rows, seconds, failures)`: `study.Rows`, with one of factors alone for a run that failed,
-        what all runs took together, and `{folder of a run: what happened}`.
+        `(rows, seconds, failures)`. `rows` holds the factors alone of a run that failed.
+        `seconds` is the sum over the runs. `failures` is `{folder of a run: what happened}`.
 
     Raises:
-        ValueError: if a run's data is not there, and cannot be downloaded.
-        KeyboardInterrupt: at SIGINT and SIGTERM; what is running has been saved.
+        ValueError: if the data of a run is missing and cannot be downloaded.
+        KeyboardInterrupt: at SIGINT and SIGTERM, once the runs under way have saved themselves.
     """
     work = {folder / f"{run.name}-s{seed}": (run, seed) for seed in seeds for run in runs}
-    missing = [place for place, (run, _) in work.items() if _read(place, run) is None]
-    # Before several processes look for it, and download it all at the same time.
+    missing = [place for place, (run, _) in work.items() if _read_record(place, run.task) is None]
+    # Here, because otherwise several processes would download the same data at once.
     for dataset in {work[place][0].task.dataset for place in missing} - {None}:
         sources.find(dataset, data_dir)
-    failures = _do(missing, work, data_dir, jobs, replicas) if missing else {}
+    failures = _run_all(missing, work, data_dir, jobs, replicas) if missing else {}
     rows, seconds = Rows(), 0.0
     for place, (run, seed) in work.items():
-        # What is missing has its place too: another run must not be taken for the largest batch.
-        missed = {"seconds": 0.0, "rows": [{"failed": failures.get(place)}]}
-        record = _read(place, run) or missed
+        # A run without results has a row too, so that `batch=max` still means its batch.
+        without = {"seconds": 0.0, "rows": [{"failed": failures.get(place)}]}
+        record = _read_record(place, run.task) or without
         seconds += record["seconds"]
         rows += [{"run": run.name, "seed": seed, **run.factors, **r} for r in record["rows"]]
     return rows, seconds, failures
 
 
-def _do(places, work, data_dir, jobs, replicas):
-    """Does the runs of these folders: `{folder: what failed}`."""
+def _run_all(
+    places: Sequence[Path], work: Work, data_dir: str | None, jobs: int, replicas: int
+) -> dict[Path, str]:
+    """Does the runs of these folders, and returns `{folder: what failed}`."""
     failures, waiting = {}, collections.deque(places)
-    threads = max(1, os.cpu_count() // jobs)
-    busy, idle = {}, []
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    busy: dict[Any, tuple[_Worker, Path]] = {}
+    idle: list[_Worker] = []
     with (
-        _at_sigterm(_tell_children),
+        _at_sigterm(_end_children),
         tqdm(total=len(work), initial=len(work) - len(places), unit="run") as bar,
         contextlib.ExitStack() as workers,
     ):
@@ -76,7 +93,7 @@ def _do(places, work, data_dir, jobs, replicas):
                 place = waiting.popleft()
                 worker.begin(*work[place], place, data_dir)
                 busy[worker.pipe] = worker, place
-            for pipe in multiprocessing.connection.wait(busy):
+            for pipe in multiprocessing.connection.wait(list(busy)):
                 worker, place = busy.pop(pipe)
                 try:
                     reason = pipe.recv()
@@ -94,53 +111,54 @@ def _do(places, work, data_dir, jobs, replicas):
 class _Worker:
     """A process that does one run after the other, until its pipe is closed.
 
-    Not `concurrent.futures`: there a process that dies takes the others along, and one that is
-    told to end begins another run.
+    `concurrent.futures` will not do: a process that dies takes the others along there, and one
+    that is told to end begins another run.
     """
 
-    def __init__(self, threads, replicas):
+    def __init__(self, threads: int, replicas: int) -> None:
         context = multiprocessing.get_context("spawn")  # TensorFlow does not survive a fork
         self.pipe, other = context.Pipe()
         self._process = context.Process(target=_serve, args=(other, threads, replicas))
         self._process.start()
         other.close()
 
-    def begin(self, *run):
-        """Begins a run; what `_outcome` says of it can be received from the pipe."""
-        self.pipe.send(run)
+    def begin(self, run: Run, seed: int, place: Path, data_dir: str | None) -> None:
+        """Begins a run. When it ends, the pipe delivers what `_outcome` returns."""
+        self.pipe.send((run, seed, place, data_dir))
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *error):
+    def __exit__(self, *error: object) -> None:
         self.pipe.close()
         self._process.join()
 
 
-def _serve(pipe, threads, replicas):
-    """What a worker's process does."""
+def _serve(pipe: multiprocessing.connection.Connection, threads: int, replicas: int) -> None:
+    """What the process of a worker does."""
     tf.config.threading.set_intra_op_parallelism_threads(threads)
-    with contextlib.suppress(ValueError):  # which the runs will raise
-        distribution.strategy(replicas)  # TensorFlow sets up its devices once
+    with contextlib.suppress(ValueError):  # each run that needs the devices will raise it
+        distribution.strategy(replicas)  # first, since TensorFlow sets up its devices only once
     with contextlib.suppress(EOFError, BrokenPipeError, KeyboardInterrupt, Terminated):
         while True:
             pipe.send(_outcome(*pipe.recv()))
 
 
-def _outcome(*run):
-    """Does a run: None, or what failed."""
+def _outcome(run: Run, seed: int, place: Path, data_dir: str | None) -> str | None:
+    """Does a run, and returns None or what failed."""
     try:
-        _run(*run)
-    except Terminated:  # it has been told to end, and has saved itself
+        _do(run.task, seed, place, data_dir)
+    except Terminated:  # it was told to end, and has saved itself
         raise
     except Exception as error:  # whatever a run may raise
         return f"{type(error).__name__}: {error}"
+    return None
 
 
-def _run(run, seed, place, data_dir):
-    """Does one run, or goes on with it, and writes `rows.json`."""
-    settings, before = describe(run.task), _json(place / "task.json") or {}
-    if place.exists() and _work(before) != _work(settings):  # of another plan
+def _do(task: Task, seed: int, place: Path, data_dir: str | None) -> None:
+    """Does a run, or continues it, and writes its `rows.json`."""
+    settings, before = describe(task), _read_json(place / "task.json") or {}
+    if place.exists() and _without_measures(before) != _without_measures(settings):
         old = place.with_name(f"{place.name}.old")
         shutil.rmtree(old, ignore_errors=True)
         place.rename(old)
@@ -154,37 +172,40 @@ def _run(run, seed, place, data_dir):
         contextlib.redirect_stderr(log),
     ):
         try:
-            rows = run.task.rows(seed, place, data_dir)
+            rows = task.rows(seed, place, data_dir)
         except Exception:
             traceback.print_exc()
             raise
     write_json(place / "rows.json", {"rows": rows, "seconds": time.perf_counter() - start})
 
 
-def _read(place, run):
-    """What a run has left, or None if it is not done, or was done with other settings."""
-    if _json(place / "task.json") != describe(run.task):
+def _read_record(place: Path, task: Task) -> dict[str, Any] | None:
+    """What a run left in its folder; None if it is not done, or has other settings."""
+    if _read_json(place / "task.json") != describe(task):
         return None
-    return _json(place / "rows.json")
+    return _read_json(place / "rows.json")
 
 
-def _json(path):
-    """What a file holds; None without one, or if its writing was cut off."""
+def _read_json(path: Path) -> Any:
+    """The content of a file; None if there is no file, or its writing was cut off."""
     try:
         return json.loads(path.read_text())
     except (FileNotFoundError, json.JSONDecodeError):
         return None
 
 
-def _work(settings):
-    """What cannot be had anew without doing it all again."""
+def _without_measures(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that say what is trained.
+
+    Where they are as before, training need not begin again: measures are taken of what there is.
+    """
     return {name: value for name, value in settings.items() if name != "measures"}
 
 
-def describe(task):
-    """The settings of a task that are not its defaults, as JSON values."""
+def describe(task: Task) -> dict[str, Any]:
+    """The settings of a task that differ from its defaults, as JSON values."""
 
-    def plain(value):
+    def plain(value: Any) -> Any:
         if dataclasses.is_dataclass(value):
             fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
             defaults = {f.name: f.default for f in dataclasses.fields(value)}
@@ -200,7 +221,7 @@ def describe(task):
 
 
 @contextlib.contextmanager
-def _at_sigterm(handler):
+def _at_sigterm(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
     before = signal.signal(signal.SIGTERM, handler)
     try:
         yield
@@ -208,8 +229,8 @@ def _at_sigterm(handler):
         signal.signal(signal.SIGTERM, before)
 
 
-def _tell_children(number, frame):
-    """A terminal sends SIGINT to all processes; nobody sends SIGTERM to more than one."""
+def _end_children(number: int, frame: FrameType | None) -> None:
+    """Passes SIGTERM on, which reaches one process alone; a terminal sends SIGINT to all."""
     for child in multiprocessing.active_children():
         child.terminate()
     raise KeyboardInterrupt

@@ -1,32 +1,33 @@
-"""The figures of studies, as data: what to draw, and `draw(rows)`, which gives a figure."""
+"""The figures of studies, as data: each says what to draw, and `draw(rows)` makes the figure."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from keras_norms.analysis import LABELS, require
 from keras_norms.figures import COLOURS
+from zoo.laboratory.study import Rows
 
-# Okabe and Ito's colours, which colour-blind readers tell apart, and three of Tol's; markers too.
+# Colours that colour-blind readers tell apart: those of Okabe and Ito, and three of Tol's.
 _PALETTE = (
     *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999"),
     *("#882255", "#999933", "#332288"),
 )
 _MARKERS = "osD^vPX*<>h"
-# Each norm looks alike in all figures.
+# The place of a norm gives its colour and marker, which are the same in all figures.
 _NORMS = ("bn", "gn", "ln", "sn", "in", "wn_mobn", "none", "bin", "wn", "rms", "mobn")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Chart:
-    """Panels beside each other, and in each something for every value of a factor.
+    """Panels side by side, each with a line or point for every value of a factor.
 
     Attributes:
         by: the factor.
         labels: of the axes, `(x, y)`.
-        panels: factor of the panels, or None.
+        panels: factor of the panels; None for a single panel.
         where: factors that are fixed.
         log: the axes that are logarithmic.
         percent: whether y is a share.
@@ -35,35 +36,43 @@ class Chart:
     by: str
     labels: tuple[str, str]
     panels: str | None = None
-    where: Mapping = dataclasses.field(default_factory=dict)
+    where: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     log: str = ""
     percent: bool = False
-    shared: ClassVar = True  # the y axis, by all panels
+    share_y: ClassVar[bool] = True  # whether all panels have the same y axis
 
-    def draw(self, rows):
+    def draw(self, rows: Rows) -> Any:
         """The figure, or None where there is nothing to draw."""
-        rows = type(rows)(row for row in rows.where(**self.where) if self._shows(row))
+        rows = Rows(row for row in rows.where(**self.where) if self._has_data(row))
         if not rows:
             return None
         parts = rows.values(self.panels) if self.panels else [None]
-        figure, axes = panels(len(parts), share=self.shared)
+        figure, axes = make_panels(len(parts), self.share_y)
         for part, axis in zip(parts, axes, strict=True):
             chosen = rows.where(**{self.panels: part}) if self.panels else rows
             for place, name in enumerate(rows.values(self.by)):
                 self._plot(axis, chosen.where(**{self.by: name}), name, style(name, place))
-            axis.set(xlabel=self.labels[0], title=title(self.panels, part))
-            scales(axis, self.log, self.percent)
+            axis.set(xlabel=self.labels[0], title=panel_title(self.panels, part))
+            format_axes(axis, self.log, self.percent)
         axes[0].set_ylabel(self.labels[1])
-        legend(figure, axes, self.by)
+        add_legend(figure, axes, self.by)
         return figure
+
+    def _has_data(self, row: Mapping[str, Any]) -> bool:
+        """Whether a row holds what is drawn."""
+        raise NotImplementedError
+
+    def _plot(self, axis: Any, rows: Rows, name: Any, look: dict[str, Any]) -> None:
+        """Draws the rows of one value of the factor."""
+        raise NotImplementedError
 
 
 @dataclasses.dataclass(frozen=True)
 class Lines(Chart):
-    """A measure against a factor, mean over seeds; bars are the spread.
+    """A measure against a factor: the mean over seeds, with bars of one standard deviation.
 
     Attributes:
-        caption: str, what to see.
+        caption: what to see.
         x: factor with numbers.
         y: measure.
     """
@@ -72,10 +81,10 @@ class Lines(Chart):
     x: str
     y: str
 
-    def _shows(self, row):
+    def _has_data(self, row: Mapping[str, Any]) -> bool:
         return self.y in row
 
-    def _plot(self, axis, rows, name, look):
+    def _plot(self, axis: Any, rows: Rows, name: Any, look: dict[str, Any]) -> None:
         points = {
             x: rows.mean_and_spread(self.y, **{self.x: x}) for x in sorted(rows.values(self.x))
         }
@@ -86,21 +95,21 @@ class Lines(Chart):
 
 @dataclasses.dataclass(frozen=True)
 class Curves(Chart):
-    """How a quantity moved in training: the mean over seeds, and a band from least to greatest.
+    """A quantity during training: the mean over seeds, with a band from least to greatest.
 
     Attributes:
-        caption: str, what to see.
+        caption: what to see.
         curve: function from a row to its `{x: y}`, or None.
     """
 
     caption: str
-    curve: Callable
+    curve: Callable[[Mapping[str, Any]], Mapping[Any, float] | None]
 
-    def _shows(self, row):
-        return self.curve(row)
+    def _has_data(self, row: Mapping[str, Any]) -> bool:
+        return bool(self.curve(row))
 
-    def _plot(self, axis, rows, name, look):
-        curves = [self.curve(row) for row in rows]
+    def _plot(self, axis: Any, rows: Rows, name: Any, look: dict[str, Any]) -> None:
+        curves = [curve for row in rows if (curve := self.curve(row))]
         if not curves:
             return
         x = sorted(set.intersection(*(set(curve) for curve in curves)))
@@ -112,10 +121,10 @@ class Curves(Chart):
 
 @dataclasses.dataclass(frozen=True)
 class Scatter(Chart):
-    """Two measures against each other, as a named point; bars are the spread.
+    """Two measures against each other, as named points with bars of one standard deviation.
 
     Attributes:
-        caption: str, what to see.
+        caption: what to see.
         x: measure.
         y: measure.
     """
@@ -123,12 +132,12 @@ class Scatter(Chart):
     caption: str
     x: str
     y: str
-    shared: ClassVar = False
+    share_y: ClassVar[bool] = False
 
-    def _shows(self, row):
+    def _has_data(self, row: Mapping[str, Any]) -> bool:
         return self.x in row or self.y in row
 
-    def _plot(self, axis, rows, name, look):
+    def _plot(self, axis: Any, rows: Rows, name: Any, look: dict[str, Any]) -> None:
         (x, dx), (y, dy) = map(rows.mean_and_spread, (self.x, self.y))
         if x is not None and y is not None:
             axis.errorbar(x, y, dy or 0, dx or 0, **look, capsize=2, lw=1)
@@ -139,19 +148,19 @@ class Scatter(Chart):
 
 @dataclasses.dataclass(frozen=True)
 class Shares:
-    """Stacked bars of shares, panel by panel: what is published beside what was measured.
+    """Panels of stacked bars, whose parts are shares of 1.
 
     Attributes:
-        caption: str, what to see.
+        caption: what to see.
         panels: function from `Rows` to `{title: {name of a bar: {statistic: share}}}`.
-        columns: int, panels beside each other.
+        columns: panels side by side.
     """
 
     caption: str
-    panels: Callable
+    panels: Callable[[Rows], Mapping[str, Mapping[str, Mapping[str, float]]]]
     columns: int = 2
 
-    def draw(self, rows):
+    def draw(self, rows: Rows) -> Any:
         """The figure, or None where there is nothing to draw."""
         parts = self.panels(rows)
         if not parts:
@@ -185,8 +194,8 @@ class Shares:
         return figure
 
 
-def title(factor, value):
-    """The title of a panel; names need no factor beside them."""
+def panel_title(factor: str | None, value: Any) -> str:
+    """The title of a panel. A name says enough by itself; a number needs its factor."""
     if factor is None:
         return ""
     if isinstance(value, str):
@@ -194,8 +203,12 @@ def title(factor, value):
     return f"{factor}: {value}"
 
 
-def style(name, position=0):
-    """How a name looks: as the norm that it begins with, dashed if it goes on, or by position."""
+def style(name: Any, position: int = 0) -> dict[str, Any]:
+    """The line and marker of a name.
+
+    A norm's colour and marker are fixed, and its lines are dashed if it has arguments. Any other
+    name gets those of its position.
+    """
     base, *more = str(name).replace("(", ",").split(",", 1)
     index = _NORMS.index(base) if base in _NORMS else position
     return {
@@ -206,12 +219,12 @@ def style(name, position=0):
     }
 
 
-def panels(count, share=True):
-    """A figure with so many axes beside each other."""
+def make_panels(count: int, share_y: bool) -> tuple[Any, Any]:
+    """A figure, and its axes side by side."""
     (figures,) = require("matplotlib.figure")
     size = (min(3.2 * count + 1.8, 11), 3.2 if count > 1 else 3.6)
     figure = figures.Figure(figsize=size, dpi=150, layout="constrained")
-    axes = figure.subplots(1, count, sharey=share, squeeze=False)[0]
+    axes = figure.subplots(1, count, sharey=share_y, squeeze=False)[0]
     for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(alpha=0.25, lw=0.5)
@@ -220,8 +233,8 @@ def panels(count, share=True):
     return figure, axes
 
 
-def scales(axis, log, percent):
-    """Logarithmic axes, and shares in percent."""
+def format_axes(axis: Any, log: str, percent: bool) -> None:
+    """Makes the axes that `log` names logarithmic, and shows y in percent if asked."""
     if "x" in log:
         (ticker,) = require("matplotlib.ticker")
         axis.set_xscale("log", base=2)
@@ -234,9 +247,9 @@ def scales(axis, log, percent):
         axis.yaxis.set_major_formatter(ticker.PercentFormatter(1, decimals=None))
 
 
-def legend(figure, axes, title):
-    """One legend for all axes, on the right."""
-    handles = {}
+def add_legend(figure: Any, axes: Any, title: str) -> None:
+    """Adds one legend for all axes, on the right."""
+    handles: dict[str, Any] = {}
     for axis in axes:
         handles |= {label: h for h, label in zip(*axis.get_legend_handles_labels(), strict=True)}
     if len(handles) > 1:

@@ -1,31 +1,38 @@
-"""Decides claims by numbers, in one way for all of them."""
+"""Decides all claims in the same way, by numbers."""
 
 import math
 import statistics
+from collections.abc import Iterable
+from typing import Any
 
 from scipy import stats
 
+from zoo.laboratory.study import Claim, Rows
+
 HOLDS, FAILS, UNDECIDED = "holds", "does not", "undecided"
-# Of the interval in which the mean effect lies; each side of it decides in one direction.
+# The probability that the interval covers the mean effect.
 CONFIDENCE = 0.9
 
 
-def judge(claim, rows, seeds):
-    """What the seeds say of a claim.
+def judge(claim: Claim, rows: Rows, seeds: Iterable[int]) -> dict[str, Any]:
+    """Decides a claim by its effects with several seeds.
 
-    It holds where the confidence interval of the mean effect lies above the claim's threshold, it
-    does not where the interval lies below, and is undecided otherwise, or with less than two
-    seeds.
+    The mean effect over n seeds with standard deviation sd has the confidence interval
 
         mean +- t(CONFIDENCE, n - 1) * sd / sqrt(n)
 
+    The claim holds where that lies above the claim's threshold, and does not hold where it lies
+    below. It is undecided where the threshold is in between, with fewer than two seeds, and where
+    a seed has no finite effect.
+
     Args:
-        claim: `study.Claim`.
-        rows: `study.Rows`.
+        claim: what to decide.
+        rows: the results.
         seeds: those to judge on.
 
     Returns:
-        dict: "verdict", "effects" by seed, "mean", "spread", "interval".
+        dict: "verdict", "effects" by seed, and of these "mean", "spread" (the standard deviation)
+        and "interval", None where there are too few.
     """
     effects = {seed: claim.effect(rows.where(seed=seed)) for seed in seeds}
     found = [value for value in effects.values() if value is not None and math.isfinite(value)]
@@ -37,13 +44,13 @@ def judge(claim, rows, seeds):
         result["spread"] = spread = statistics.stdev(found)
         reach = stats.t.ppf((1 + CONFIDENCE) / 2, len(found) - 1) * spread / len(found) ** 0.5
         low, high = result["interval"] = mean - reach, mean + reach
-        # A run that is missing, or that diverged, might have said otherwise.
+        # A run that is missing or diverged could have changed the verdict.
         if len(found) == len(effects):
             verdict = _verdict(low, high, claim.threshold)
     return {"verdict": verdict} | result
 
 
-def _verdict(low, high, threshold):
+def _verdict(low: float, high: float, threshold: float) -> str:
     if low > threshold:
         return HOLDS
     return FAILS if high < threshold else UNDECIDED

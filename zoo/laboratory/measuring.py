@@ -1,29 +1,56 @@
-"""What a step of a model costs: its time, in turn with others, and its memory at the peak."""
+"""What a training or inference step costs: its time beside other steps, and its peak memory."""
 
 import contextlib
+import json
+import os
+import subprocess
 import sys
 import time
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+Name = TypeVar("Name", bound=Hashable)
+Step = Callable[..., Any]  # a function of tensors that returns a tensor or several
 
 
-def training_step(model, optimizer):
+class Cost(NamedTuple):
+    """The time of a step, and its ratio to the time of the step that others are compared with.
+
+    Attributes:
+        first: seconds of the first call, which compiles.
+        ms: milliseconds of a later call, the median over rounds.
+        ratio: the median over rounds of the ratio within a round.
+        low: the lower quartile of that ratio.
+        high: the upper quartile of that ratio.
+    """
+
+    first: float
+    ms: float
+    ratio: float
+    low: float
+    high: float
+
+
+def training_step(model: keras.Model, optimizer: keras.Optimizer) -> Step:
     """A compiled function `(x, y) -> loss` that trains a classifier."""
     optimizer.build(model.trainable_variables)
 
     @tf.function(jit_compile=False)
-    def step(x, y):
+    def step(x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
         return train_on(model, optimizer, x, y)
 
     return step
 
 
-def train_on(model, optimizer, x, y):
-    """One step of training a classifier; its loss before."""
+def train_on(
+    model: keras.Model, optimizer: keras.Optimizer, x: tf.Tensor, y: tf.Tensor
+) -> tf.Tensor:
+    """Trains a classifier for one step, and returns the loss before it."""
     with tf.GradientTape() as tape:
         loss = LOSS(y, model(x, training=True))
     weights = [variable.value for variable in model.trainable_variables]
@@ -32,69 +59,119 @@ def train_on(model, optimizer, x, y):
     return loss
 
 
-def inference_step(model):
+def inference_step(model: keras.Model) -> Step:
     """A compiled function `(x, y) -> sum of the logits`, in inference mode."""
 
     @tf.function(jit_compile=False)
-    def step(x, y):
+    def step(x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
         return tf.reduce_sum(model(x, training=False))
 
     return step
 
 
-def time_in_turn(steps, inputs, rounds, repeats=1):
-    """Times all steps in turn, so that a noisy machine disturbs all alike.
+def compare_times(
+    steps: Mapping[Name, Step],
+    inputs: Sequence[tf.Tensor],
+    base: Name,
+    rounds: int,
+    repeats: int = 1,
+) -> dict[Name, Cost]:
+    """Times steps in turn within each round, so that a noisy machine disturbs all alike.
 
     Args:
-        steps: `{name: function of the inputs}`, each returns a tensor or several.
-        inputs: tuple of tensors.
-        rounds: int, how many times every step is timed.
-        repeats: int, steps in one timing.
+        steps: `{name: function of the inputs}`; each returns a tensor or several.
+        inputs: the tensors that every step gets.
+        base: the name of the step that the others are compared with.
+        rounds: how many times every step is timed.
+        repeats: calls in one timing.
 
     Returns:
-        Seconds of every step in every round, as `{name: array of shape (rounds,)}`.
+        `{name: Cost}`.
     """
+
+    def seconds(step: Step, repeats: int = 1) -> float:
+        start = time.perf_counter()
+        for _ in range(repeats):
+            result = step(*inputs)
+        _wait_for(result)
+        return (time.perf_counter() - start) / repeats
+
+    first = {name: seconds(step) for name, step in steps.items()}
     for step in steps.values():
-        _wait(step(*inputs)), _wait(step(*inputs))
-    seconds = {name: [] for name in steps}
+        seconds(step)  # not yet as fast as later calls
     progress = keras.utils.Progbar(rounds, unit_name="round")
+    measured: dict[Name, list[float]] = {name: [] for name in steps}
     for _ in range(rounds):
         for name, step in steps.items():
-            start = time.perf_counter()
-            for _ in range(repeats):
-                result = step(*inputs)
-            _wait(result)
-            seconds[name].append((time.perf_counter() - start) / repeats)
+            measured[name].append(seconds(step, repeats))
         with contextlib.redirect_stdout(sys.stderr):
             progress.add(1)
-    return {name: np.array(times) for name, times in seconds.items()}
+    times = {name: np.array(values) for name, values in measured.items()}
+    return {
+        name: Cost(
+            first[name],
+            1e3 * float(np.median(own)),
+            *map(float, np.percentile(own / times[base], [50, 25, 75])),
+        )
+        for name, own in times.items()
+    }
 
 
-def raised_memory(step, inputs):
-    """Bytes by which a step raises the resident memory of this process at its peak.
+def peak_memory(step: Step, small: Sequence[tf.Tensor], inputs: Sequence[tf.Tensor]) -> int | None:
+    """Bytes by which one call raises the resident memory of this process at its peak.
 
-    If the step is yet to be compiled, that counts too; if it ran before, it finds the memory that
-    TensorFlow kept. Blocks that were freed before hide what a step takes, unless the allocator
-    returns large ones at once: set MALLOC_MMAP_THRESHOLD_=100000 in the environment.
+    The call is the first with these inputs, so that what its compilation by XLA takes counts too.
+    Run it in a process of its own (`run_child`): a call hides in memory that was freed before.
+
+    Args:
+        step: function that `tf.function` has compiled.
+        small: a small batch for a call before, whose memory does not count: TensorFlow needs some
+            for itself.
+        inputs: the batch to measure.
+
+    Returns:
+        The bytes, or None where the system does not tell them (it is no Linux).
+    """
+    step(*small)
+    step = step.get_concrete_function(*inputs)
+    try:
+        with open("/proc/self/clear_refs", "w") as file:
+            file.write("5")  # sets the peak to what is resident now
+        before = _resident_bytes("VmRSS")
+        step(*inputs)
+        return _resident_bytes("VmHWM") - before
+    except OSError:
+        return None
+
+
+def run_child(*arguments: str) -> Any:
+    """Runs Python in a process made for measuring memory, and reads the JSON that it prints last.
+
+    The process sees no GPU. Its allocator returns large blocks to the system at once; a step could
+    otherwise reuse them, and would seem to need no memory.
+
+    Args:
+        *arguments: of `python`, for instance `"-m", "package.module"`.
 
     Raises:
-        OSError: where there is no Linux.
+        RuntimeError: if the process fails; the message ends with what it wrote to stderr.
     """
-    with open("/proc/self/clear_refs", "w") as file:
-        file.write("5")  # the high-water mark starts anew
-    before = _resident("VmRSS")
-    step(*inputs)
-    return _resident("VmHWM") - before
+    settings = {"CUDA_VISIBLE_DEVICES": "-1", "MALLOC_MMAP_THRESHOLD_": "100000"}
+    command = [sys.executable, *arguments]
+    result = subprocess.run(command, capture_output=True, text=True, env=os.environ | settings)
+    if result.returncode:
+        raise RuntimeError(f"{' '.join(command)} failed: {result.stderr[-2000:]}")
+    return json.loads(result.stdout.splitlines()[-1])
 
 
-def _wait(result):
-    """Until a tensor is there."""
+def _wait_for(result: Any) -> None:
+    """Reads one element, which is there only when the computation has ended."""
     first = tf.nest.flatten(result)[0]
     first[(0,) * first.shape.rank].numpy()
 
 
-def _resident(field):
-    """Bytes of resident memory: "VmRSS" now, "VmHWM" at its peak."""
+def _resident_bytes(field: str) -> int:
+    """Resident memory: "VmRSS" is what there is now, "VmHWM" the peak."""
     with open("/proc/self/status") as file:
         line = next(line for line in file if line.startswith(field))
     return 1024 * int(line.split()[1])

@@ -1,28 +1,47 @@
-"""What everyone asks of norms, and functions that compose the answers from results.
+"""The four questions that everyone asks of norms, and functions that compose the answers.
 
-Each takes `{study: Result}`, where a study that was not run has no rows.
+Each function takes `{study: Result}`, in which a study that was not run has no rows, and returns
+paragraphs of Markdown.
 """
 
 import collections
+import statistics
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from keras_norms.analysis import LABELS
 from keras_norms.output import markdown_table
+from zoo.laboratory.archive import Result
 from zoo.laboratory.judge import FAILS, HOLDS, UNDECIDED
 from zoo.laboratory.prose import answers, escaped, listed
-from zoo.laboratory.study import gap
+from zoo.laboratory.study import Rows, gap
 
-WORDS = {"error": "test error", "accuracy": "test accuracy", "cross_entropy": "test loss"}
-WORDS |= {"recalibrated_error": "test error with recalibrated statistics"}
-WORDS |= {"both_net_batch": "the share of batch statistics in switches"}
+Results = Mapping[str, Result]
+
+# What measures and factors are called in sentences.
+WORDS = {
+    "error": "test error",
+    "accuracy": "test accuracy",
+    "cross_entropy": "test loss",
+    "recalibrated_error": "test error with recalibrated statistics",
+    "both_net_batch": "the share of batch statistics in switches",
+}
 UNITS = {"batch": "samples in a batch", "replicas": "replicas"}
 CHANGES = {
     HOLDS: "rises with",
     FAILS: "falls with",
     UNDECIDED: "cannot be told from unchanged with",
 }
+# A study, the factors that tell its tasks apart, the measure, which one is best, and its format.
+TASKS: tuple[tuple[str, tuple[str, ...], str, Callable[..., Any], str], ...] = (
+    ("sequence", ("data", "model"), "cross_entropy", min, "{:.3f}"),
+    ("style", ("style is",), "accuracy", max, "{:.1%}"),
+    ("batch_size", ("batch",), "error", min, "{:.1%}"),
+    ("weight_norm", (), "error", min, "{:.1%}"),
+)
 
 
-def distributed(known):
+def distributed(known: Results) -> list[str]:
     """What more replicas do to the error, to the time of a step, and to the weights."""
     said = change(known["distributed"], "error", "replicas", (min, max), "norm")
     rows = known["distributed"].rows.where(replicas=max)
@@ -44,54 +63,26 @@ def distributed(known):
     return answers(said)
 
 
-# Studies, the factors that tell their tasks apart, and what is best in them.
-TASKS = (
-    ("sequence", ("data", "model"), "cross_entropy", min, "{:.3f}"),
-    ("style", ("style is",), "accuracy", max, "{:.1%}"),
-    ("batch_size", ("batch",), "error", min, "{:.1%}"),
-    ("weight_norm", (), "error", min, "{:.1%}"),
-)
-
-
-def task(known):
-    """The best norm of each task, and what switches chose."""
-    lines, wins = [], collections.Counter()
-    for study, factors, measure, better, form in TASKS:
-        for values in dict.fromkeys(tuple(r.get(f) for f in factors) for r in known[study].rows):
-            where = dict(zip(factors, values, strict=True))
-            rows = known[study].rows.where(**where)
-            seeds = len(known[study].facts["seeds"])
-            means = {
-                norm: rows.mean(measure, norm=norm)
-                for norm in rows.values("norm")
-                if sum(row.get(measure) is not None for row in rows.where(norm=norm)) == seeds
-            }
-            if len(means) < 2:
-                continue
-            best = better(means, key=means.get)
-            alike = []
-            for norm in rows.values("norm"):
-                more, less = (best, norm) if better is max else (norm, best)
-                lead = gap(measure, {"norm": more}, {"norm": less}, **where)
-                if norm not in means:
-                    alike.append(f"{norm} (without some of its runs)")
-                elif norm != best and known[study].judge(lead)["verdict"] != HOLDS:
-                    alike.append(norm)
-            wins[best] += 1
-            name = ", ".join(f"{factor} {value}" for factor, value in where.items()) or "-"
-            value = f"{WORDS[measure]} {form.format(means[best])}"
-            cells = (name, best, value, ", ".join(alike) or "-")
-            lines.append([known[study].link, *map(escaped, cells)])
+def task(known: Results) -> list[str]:
+    """The best norm of each task, how soon it pays in an LSTM, and what switches chose."""
+    best = [
+        (known[study].link, *cells)
+        for study, factors, measure, better, form in TASKS
+        for cells in best_norms(known[study], factors, measure, better, form)
+    ]
     said, tables = [], []
-    if lines:
-        counts = listed(f"{norm} in {count}" for norm, count in wins.most_common())
-        alone = sum(line[-1] == "-" for line in lines)
+    if best:
+        wins = collections.Counter(norm for _, _, norm, *_ in best).most_common()
+        counts = listed(f"{norm} in {count}" for norm, count in wins)
+        alone = sum(others == "-" for *_, others in best)
         said.append(
-            f"Of {len(lines)} tasks, the best mean is that of {counts}; in {alone} of them it is "
+            f"Of {len(best)} tasks, the best mean is that of {counts}; in {alone} of them it is "
             "told apart from that of every other norm."
         )
         header = ["study", "task", "best mean", "which is", "not told apart from it"]
+        lines = [[link, *map(escaped, cells)] for link, *cells in best]
         tables.append(f"**The best norm by task**\n\n{markdown_table(header, lines)}")
+    said += speed(known["sequence"])
     rows = known["preferences"].rows.where(decay=True)
     for model in rows.values("model"):
         own = rows.where(model=model).where(batch=max)
@@ -103,7 +94,7 @@ def task(known):
     return answers(said) + tables
 
 
-def batch_size(known):
+def batch_size(known: Results) -> list[str]:
     """What small batches do to the error, and to what switches choose."""
     ends = "batch", (max, min)
     said = [
@@ -114,8 +105,8 @@ def batch_size(known):
     return answers(said)
 
 
-def trade_off(known):
-    """The norms that no other beats in both time and error, by model."""
+def trade_off(known: Results) -> list[str]:
+    """The norms that no other norm beats in both time and error, by model."""
     said, rows = [], known["cost"].rows
     for model in rows.values("model"):
         means = {
@@ -142,8 +133,8 @@ def trade_off(known):
     return answers(said)
 
 
-# Of the longest article: the question, its studies, and what composes the answer.
-QUESTIONS = (
+# The questions of the longest article, the studies about them, and what composes the answer.
+QUESTIONS: tuple[tuple[str, tuple[str, ...], Callable[[Results], list[str]]], ...] = (
     (
         "How do normalization layers behave in distributed training?",
         ("distributed",),
@@ -167,8 +158,92 @@ QUESTIONS = (
 )
 
 
-def change(result, measure, factor, ends, by, **where):
-    """A sentence: what a share does as a factor goes from one end to the other; a list with it."""
+def best_norms(
+    result: Result,
+    factors: tuple[str, ...],
+    measure: str,
+    better: Callable[..., Any],
+    form: str,
+) -> list[tuple[str, str, str, str]]:
+    """The norm of the best mean in each task of a study, and those that cannot be told from it.
+
+    A norm takes part if every seed has given its measure.
+
+    Returns:
+        Tuples of the task, the best norm, its mean, and the other norms.
+    """
+    found = []
+    for values in dict.fromkeys(tuple(row.get(f) for f in factors) for row in result.rows):
+        where = dict(zip(factors, values, strict=True))
+        rows = result.rows.where(**where)
+        means = {
+            norm: rows.mean(measure, norm=norm)
+            for norm in rows.values("norm")
+            if _count(rows.where(norm=norm), measure) == len(result.facts["seeds"])
+        }
+        if len(means) < 2:
+            continue
+        best = better(means, key=means.get)
+        alike = []
+        for norm in rows.values("norm"):
+            more, less = (best, norm) if better is max else (norm, best)
+            lead = gap(measure, {"norm": more}, {"norm": less}, **where)
+            if norm not in means:
+                alike.append(f"{norm} (without some of its runs)")
+            elif norm != best and result.judge(lead)["verdict"] != HOLDS:
+                alike.append(norm)
+        name = ", ".join(f"{factor} {value}" for factor, value in where.items()) or "-"
+        value = f"{WORDS[measure]} {form.format(means[best])}"
+        found.append((name, best, value, ", ".join(alike) or "-"))
+    return found
+
+
+def _count(rows: Rows, measure: str) -> int:
+    return sum(row.get(measure) is not None for row in rows)
+
+
+def speed(result: Result) -> list[str]:
+    """A sentence in a list: how soon LN takes an LSTM to the best loss of one without a norm."""
+    shares = []
+    for data in result.rows.values("data"):
+        ratios = []
+        for seed in result.facts["seeds"]:
+            rows = result.rows.where(data=data, model="LSTM", seed=seed)
+            plain, ln = (rows.curve("val_loss", norm=norm) for norm in ("no norm", "ln"))
+            if plain and ln and min(ln) <= min(plain):
+                epochs = next(epoch for epoch, loss in enumerate(ln, 1) if loss <= min(plain))
+                ratios.append(epochs / (1 + plain.index(min(plain))))
+        if ratios and len(ratios) == len(result.facts["seeds"]):
+            shares.append(f"{statistics.median(ratios):.0%} of the epochs on {data}")
+    if not shares:
+        return []
+    return [
+        "To reach the lowest test loss of an LSTM without a norm, one with ln needs "
+        f"{listed(shares)} (medians over seeds)."
+    ]
+
+
+def change(
+    result: Result,
+    measure: str,
+    factor: str,
+    ends: tuple[Callable[..., Any], Callable[..., Any]],
+    by: str,
+    **where: Any,
+) -> list[str]:
+    """A sentence in a list: how a share changes between two values of a factor.
+
+    Args:
+        result: of the study.
+        measure: the share.
+        factor: what has the two values, a key of `UNITS`.
+        ends: `(min, max)` or `(max, min)`: which value is the first, and which the last.
+        by: the factor that the sentence tells apart, for instance "norm".
+        **where: factors that are fixed.
+
+    Returns:
+        One sentence, or none if there are no such runs.
+    """
     rows = result.rows.where(**where)
     values = rows.values(factor)
     start, end = (limit(values, default=None) for limit in ends)
@@ -178,13 +253,13 @@ def change(result, measure, factor, ends, by, **where):
         if {start, end} <= set(own.values(factor)) and own.mean(measure) is not None:
             effect = gap(measure, {factor: end}, {factor: start}, **where, **{by: name})
             effects[name] = result.judge(effect)
-    said = collections.defaultdict(list)
-    order = sorted(effects.items(), key=lambda item: -(item[1]["mean"] or 0))
-    for name, effect in order:
+    groups = collections.defaultdict(list)
+    for name, effect in sorted(effects.items(), key=lambda item: -(item[1]["mean"] or 0)):
         if effect["mean"] is None:
-            said["is not known with"].append(name)
+            groups["is not known with"].append(name)
         else:
-            said[CHANGES[effect["verdict"]]].append(f"{name} ({100 * effect['mean']:+.1f})")
-    parts = [f"{phrase} {listed(names)}" for phrase, names in said.items()]
-    moved = f"From {start} to {end} {UNITS[factor]}, {WORDS[measure]}, in points, "
-    return [f"{moved}{'; '.join(parts)}."] if parts else []
+            groups[CHANGES[effect["verdict"]]].append(f"{name} ({100 * effect['mean']:+.1f})")
+    if not groups:
+        return []
+    parts = "; ".join(f"{phrase} {listed(names)}" for phrase, names in groups.items())
+    return [f"From {start} to {end} {UNITS[factor]}, {WORDS[measure]}, in points, {parts}."]

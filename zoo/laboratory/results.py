@@ -1,22 +1,47 @@
-"""The result of a study: a dict for `result.json`, and what of it is shown."""
+"""The result of a study: a dict for `result.json`, the figures, and the tables as text."""
 
 import datetime
 import os
 import platform
 import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import tensorflow as tf
 
 from keras_norms.figures import pixels
 from keras_norms.output import markdown_table, write_json
 from zoo.laboratory.judge import CONFIDENCE, judge
+from zoo.laboratory.study import Claim, Number, Rows, Study, Table
 from zoo.training import run_folder
 
+Facts = dict[str, Any]  # the content of `result.json`
 
-def result(name, study, scale, seeds, command, rows, seconds, failures):
+
+def result(
+    name: str,
+    study: Study,
+    scale: str,
+    seeds: Sequence[int],
+    command: str,
+    rows: Rows,
+    seconds: float,
+    failures: Mapping[Path, str],
+) -> Facts:
     """All that is known after the runs, as JSON values.
 
-    Claims are judged on the seeds that nothing was chosen on; what the others gave is told beside.
+    Claims are judged without the calibration seeds; the effects with these are told apart.
+
+    Args:
+        name: of the study.
+        study: the study.
+        scale: the name of the scale.
+        seeds: those that were run.
+        command: what makes this result elsewhere.
+        rows: what the runs measured.
+        seconds: what they took.
+        failures: `{folder of a run: what happened}`.
     """
     judged = [seed for seed in seeds if seed not in study.calibration]
     calibration = [seed for seed in seeds if seed in study.calibration]
@@ -41,7 +66,7 @@ def result(name, study, scale, seeds, command, rows, seconds, failures):
     }
 
 
-def _claim(claim, rows, seeds, calibration):
+def _claim(claim: Claim, rows: Rows, seeds: list[int], calibration: list[int]) -> Facts:
     facts = ("name", "statement", "source", "measured", "threshold", "form", "remark")
     return {
         **{fact: getattr(claim, fact) for fact in facts},
@@ -50,10 +75,10 @@ def _claim(claim, rows, seeds, calibration):
     }
 
 
-def _table(table, rows, seeds):
-    """The cells of a `study.Table`, as text."""
-    rows = type(rows)(row for row in rows if row["seed"] in seeds).where(**table.where)
-    rows = type(rows)(row for row in rows if table.measure in row and table.rows in row)
+def _table(table: Table, rows: Rows, seeds: list[int]) -> Facts:
+    """A `study.Table` with its cells as text."""
+    rows = Rows(row for row in rows if row["seed"] in seeds).where(**table.where)
+    rows = Rows(row for row in rows if table.measure in row and table.rows in row)
     columns = rows.values(table.columns) if table.columns else [table.measure]
     cells = {}
     for name in rows.values(table.rows):
@@ -64,18 +89,18 @@ def _table(table, rows, seeds):
     return {"title": table.title, "header": header, "cells": cells}
 
 
-def _cell(form, mean, spread):
+def _cell(form: str, mean: Number, spread: Number) -> str:
     if mean is None:
         return "-"
     about = "" if spread is None else f" ± {form.format(spread).lstrip('+')}"
     return form.format(mean) + about
 
 
-def claim_rows(result):
+def claim_rows(facts: Facts) -> tuple[list[str], list[list[str]]]:
     """The table of claims: header and lines, as text."""
     header = ["claim", "source", "measured", "verdict"]
     lines = []
-    for claim in result["claims"]:
+    for claim in facts["claims"]:
         value = _cell(claim["form"], claim["mean"], claim["spread"])
         count = sum(effect is not None for effect in claim["effects"].values())
         measured = f"{claim['measured']}: {value}, n={count}"
@@ -86,10 +111,10 @@ def claim_rows(result):
     return header, lines
 
 
-def text(result):
+def text(facts: Facts) -> str:
     """The result for a terminal."""
-    lines = [f"{result['study']}: {result['question']}", ""]
-    for claim in result["claims"]:
+    lines = [f"{facts['study']}: {facts['question']}", ""]
+    for claim in facts["claims"]:
         value = _cell(claim["form"], claim["mean"], claim["spread"])
         holds = f", holds above {claim['form'].format(claim['threshold'])}"
         lines += [
@@ -97,23 +122,25 @@ def text(result):
             f"           {claim['measured']}: {value}{holds}  [{claim['source']}]",
         ]
         if any(value is not None for value in claim["calibration"].values()):
-            shown = ", ".join(_cell(claim["form"], v, None) for v in claim["calibration"].values())
-            lines.append(f"           on calibration seeds, not judged: {shown}")
+            told = ", ".join(_cell(claim["form"], v, None) for v in claim["calibration"].values())
+            lines.append(f"           on calibration seeds, not judged: {told}")
         if claim["remark"]:
             lines.append(f"           {claim['remark']}")
-    for table in result["tables"]:
+    for table in facts["tables"]:
         lines += ["", table["title"], *_columns(table)]
-    seeds = ", ".join(map(str, result["seeds"])) or "none"
+    seeds = ", ".join(map(str, facts["seeds"])) or "none"
     lines += [
         "",
-        f"Verdicts: where the {CONFIDENCE:.0%} confidence interval of the mean lies, of seeds "
-        f"{seeds}. ± is the standard deviation over seeds.",
+        "A claim holds or does not where the threshold lies outside the "
+        f"{CONFIDENCE:.0%} confidence interval of the mean effect. Judged seeds: {seeds}. "
+        "± is the standard deviation over seeds.",
     ]
-    lines += [f"FAILED    {place}: {reason}" for place, reason in result["failures"].items()]
+    lines += [f"FAILED    {place}: {reason}" for place, reason in facts["failures"].items()]
     return "\n".join(lines)
 
 
-def _columns(table):
+def _columns(table: Facts) -> list[str]:
+    """A table as lines of aligned columns."""
     grid = [table["header"], *([name, *cells] for name, cells in table["cells"].items())]
     widths = [max(len(line[i]) for line in grid) for i in range(len(grid[0]))]
     return [
@@ -123,41 +150,43 @@ def _columns(table):
     ]
 
 
-def write(folder, result, study, rows):
+def write(folder: Path, facts: Facts, study: Study, rows: Rows) -> list[str]:
     """Writes `result.json`, a picture of each figure, and all of it for TensorBoard.
 
     Returns:
-        Lines that say what is where.
+        Lines that say which files there are.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "result.json", result | {"figures": {}})  # whatever happens to the figures
+    # First without figures, so that the numbers are safe if drawing fails.
+    write_json(folder / "result.json", facts | {"figures": {}})
     pictures = {}
-    whole = (row for row in rows if not row.keys() & {"diverged", "failed"})
-    seen = type(rows)(row for row in whole if row["seed"] in shown(result))
+    complete = (row for row in rows if not row.keys() & {"diverged", "failed"})
+    seeds = facts["seeds"] or facts["calibration_seeds"]  # as in the tables
+    drawable = Rows(row for row in complete if row["seed"] in seeds)
     for name, figure in study.figures.items():
-        drawn = figure.draw(seen)
+        drawn = figure.draw(drawable)
         if drawn is not None:
             drawn.savefig(folder / f"{name}.png")
             pictures[name] = drawn
-    result["figures"] = {name: study.figures[name].caption for name in pictures}
-    write_json(folder / "result.json", result)
-    shutil.rmtree(folder / "tensorboard", ignore_errors=True)
-    with tf.summary.create_file_writer(str(folder / "tensorboard")).as_default(step=0):
-        tf.summary.text("claims", markdown_table(*claim_rows(result)))
-        for table in result["tables"]:
-            lines = [[name, *cells] for name, cells in table["cells"].items()]
-            tf.summary.text(table["title"], markdown_table(table["header"], lines))
-        for name, drawn in pictures.items():
-            caption = study.figures[name].caption
-            tf.summary.image(name, pixels(drawn)[None], description=caption)
-    lines = [f"figure: {folder / name}.png: {study.figures[name].caption}" for name in pictures]
+    captions = {name: study.figures[name].caption for name in pictures}
+    facts["figures"] = captions
+    write_json(folder / "result.json", facts)
+    _write_events(folder / "tensorboard", facts, pictures)
     return [
-        *lines,
+        *(f"figure: {folder / name}.png: {caption}" for name, caption in captions.items()),
         f"result: {folder / 'result.json'}",
         f"tensorboard --logdir {folder / 'tensorboard'}",
     ]
 
 
-def shown(result):
-    """The seeds that tables and figures show: those that are judged, or all if there are none."""
-    return result["seeds"] or result["calibration_seeds"]
+def _write_events(folder: Path, facts: Facts, pictures: Mapping[str, Any]) -> None:
+    """Writes claims, tables and pictures for TensorBoard, in place of older ones."""
+    shutil.rmtree(folder, ignore_errors=True)
+    with tf.summary.create_file_writer(str(folder)).as_default(step=0):
+        tf.summary.text("claims", markdown_table(*claim_rows(facts)))
+        for table in facts["tables"]:
+            lines = [[name, *cells] for name, cells in table["cells"].items()]
+            tf.summary.text(table["title"], markdown_table(table["header"], lines))
+        for name, drawn in pictures.items():
+            caption = facts["figures"][name]
+            tf.summary.image(name, pixels(drawn)[None], description=caption)

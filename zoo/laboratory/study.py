@@ -7,21 +7,29 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+Number = float | None  # None stands for a measure that no row has
+
 
 class Task(Protocol):
-    """What a run does: a frozen dataclass, so that equal settings are known to be equal.
+    """What a run does: a frozen dataclass, so that equal settings compare as equal.
 
     Attributes:
         dataset: the data that it reads, a name for `zoo.data.load`; or None.
     """
 
-    dataset: str | None
+    @property
+    def dataset(self) -> str | None: ...
 
-    def rows(self, seed: int, folder: Path, data_dir: str | None) -> list[dict]:
-        """Does the work, or goes on with what `folder` holds of it.
+    def rows(self, seed: int, folder: Path, data_dir: str | None) -> list[dict[str, Any]]:
+        """Does the work, or continues the work that it finds in `folder`.
+
+        Args:
+            seed: of all that is random.
+            folder: for its files.
+            data_dir: directory of TensorFlow Datasets, or None.
 
         Returns:
-            What was measured, as JSON values: one row for each thing that was.
+            The measures, as JSON values: one row for each thing that was measured.
         """
 
 
@@ -36,8 +44,56 @@ class Run:
     """
 
     name: str
-    factors: Mapping
+    factors: Mapping[str, Any]
     task: Task
+
+
+class Rows(list[dict[str, Any]]):
+    """Results: dicts of factors and measures."""
+
+    def where(self, **factors: Any) -> "Rows":
+        """The rows with these factors; `min` and `max` stand for the least and largest value."""
+        if not self:
+            return self
+        fixed = {k: v(self.values(k)) if callable(v) else v for k, v in factors.items()}
+        return Rows(row for row in self if all(row.get(k) == v for k, v in fixed.items()))
+
+    def values(self, factor: str) -> list[Any]:
+        """The values of a factor or measure, each once, in order of appearance."""
+        return list(dict.fromkeys(row[factor] for row in self if factor in row))
+
+    def mean(self, measure: str, **factors: Any) -> Number:
+        """The mean of a measure over the rows with these factors; None if no row has it."""
+        mean, _ = self.mean_and_spread(measure, **factors)
+        return mean
+
+    def mean_and_spread(self, measure: str, **factors: Any) -> tuple[Number, Number]:
+        """The mean and standard deviation of a measure over the rows with these factors.
+
+        Without a row both are None; with one row, the standard deviation is. The mean is NaN if
+        any value is not finite.
+        """
+        found = [row.get(measure) for row in self.where(**factors)]
+        values = [value for value in found if value is not None]
+        if not values:
+            return None, None
+        if not all(map(math.isfinite, values)):
+            return math.nan, None
+        spread = statistics.stdev(values) if len(values) > 1 else None
+        return statistics.fmean(values), spread
+
+    def curve(self, measure: str, **factors: Any) -> list[Any] | None:
+        """A measure by epoch, of the first row with these factors; None if it has no curves."""
+        found = self.where(**factors)
+        return found[0]["curves"][measure] if found and "curves" in found[0] else None
+
+    def early(self, measure: str, share: float, **factors: Any) -> Number:
+        """The mean of a curve over the first `share` of its epochs; None without a curve."""
+        curve = self.curve(measure, **factors)
+        return statistics.fmean(curve[: max(1, int(share * len(curve)))]) if curve else None
+
+
+Effect = Callable[[Rows], Number]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,22 +101,22 @@ class Claim:
     """A statement that numbers decide.
 
     Attributes:
-        name: str, short.
-        statement: str, as its source has it.
-        source: str.
-        effect: function from the `Rows` of one seed to a number, the larger the more it speaks
-            for the statement, or to None if the rows do not say.
-        measured: str, what `effect` is.
-        threshold: float, the effect from which on the statement holds. Chosen on the calibration
-            seeds, or as the least difference that would matter to anybody.
-        form: str, format of the effect.
-        remark: str, the likely reason if it does not hold, or what else is to be known.
+        name: one letter, in most cases.
+        statement: as its source has it.
+        source: where it was published.
+        effect: function from the `Rows` of one seed to a number. The larger it is, the more it
+            speaks for the statement. None means that the rows do not tell.
+        measured: what `effect` is, in words.
+        threshold: the statement holds from this effect on. It was chosen on the calibration
+            seeds, or is the least difference that would matter to anybody.
+        form: format of the effect.
+        remark: the likely reason if it does not hold, or what else a reader has to know.
     """
 
     name: str
     statement: str
     source: str
-    effect: Callable
+    effect: Effect
     measured: str
     threshold: float = 0.0
     form: str = "{:+.3f}"
@@ -69,23 +125,37 @@ class Claim:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """A measure by two factors.
+    """A measure by one or two factors.
 
     Attributes:
-        title: str.
-        measure: the column of the rows that is shown.
+        title: what it shows.
+        measure: the measure.
         rows: the factor that names the rows of the table.
-        columns: the factor that names its columns; None for one column, the measure's.
+        columns: the factor that names its columns; None for one column.
         where: the factors that are fixed.
-        form: str, format of a value.
+        form: format of a value.
     """
 
     title: str
     measure: str
     rows: str
     columns: str | None = None
-    where: Mapping = dataclasses.field(default_factory=dict)
+    where: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     form: str = "{:.1%}"
+
+
+class Figure(Protocol):
+    """What `zoo.laboratory.figures` offers.
+
+    Attributes:
+        caption: what to see.
+    """
+
+    @property
+    def caption(self) -> str: ...
+
+    def draw(self, rows: Rows) -> Any:
+        """A figure of matplotlib, or None where there is nothing to draw."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,11 +165,10 @@ class Scale:
     Attributes:
         settings: the arguments of `Study.plan`.
         seeds: those on which claims are judged.
-        minutes: how long the runs of all these seeds take, on 2 cores where they have been
-            measured; None where they have not.
+        minutes: how long the runs of all these seeds took on 2 cores; None if nobody knows.
     """
 
-    settings: Mapping
+    settings: Mapping[str, Any]
     seeds: tuple[int, ...]
     minutes: float | None = None
 
@@ -109,16 +178,16 @@ class Study:
     """A question, and what is done to answer it.
 
     Attributes:
-        question: str, one line.
-        about: str, a paragraph: what is trained on what, and what is out of scope.
-        plan: function from the settings of a scale to its list of `Run`.
+        question: one line.
+        about: a paragraph: what is trained on what, and what is out of scope.
+        plan: function from the settings of a scale to its runs.
         scales: `{"smoke", "cpu", "full": Scale}`.
-        claims: of `Claim`.
-        tables: of `Table`.
-        figures: `{name: one of zoo.laboratory.figures}`.
-        calibration: seeds on which settings and thresholds were chosen, never judged.
-        replicas: int, the most replicas that a run has.
-        timed: whether time is among what is measured, so that runs must not share the machine.
+        claims: what is judged.
+        tables: what is shown as numbers.
+        figures: what is drawn, `{name: figure}`.
+        calibration: seeds on which settings and thresholds were chosen, which are never judged.
+        replicas: the most replicas that a run has.
+        timed: whether time is measured, so that runs must not share the machine.
     """
 
     question: str
@@ -127,66 +196,22 @@ class Study:
     scales: Mapping[str, Scale]
     claims: tuple[Claim, ...]
     tables: tuple[Table, ...] = ()
-    figures: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    figures: Mapping[str, Figure] = dataclasses.field(default_factory=dict)
     calibration: tuple[int, ...] = ()
     replicas: int = 1
     timed: bool = False
 
 
-class Rows(list):
-    """Results: dicts of factors and measures."""
+def gap(measure: str, more: Mapping[str, Any], less: Mapping[str, Any], **where: Any) -> Effect:
+    """An effect: the mean of a measure with the factors `more`, minus that with `less`."""
 
-    def where(self, **factors):
-        """The rows with these factors; `min` and `max` stand for the least and largest there is."""
-        if not self:
-            return self
-        fixed = {k: v(self.values(k)) if callable(v) else v for k, v in factors.items()}
-        return Rows(row for row in self if all(row.get(k) == v for k, v in fixed.items()))
-
-    def values(self, factor):
-        """The values of a factor or measure, each once, in the order met."""
-        return list(dict.fromkeys(row[factor] for row in self if factor in row))
-
-    def mean(self, measure, **factors):
-        """The mean of a measure over the rows with these factors; None if none has it."""
-        mean, _ = self.mean_and_spread(measure, **factors)
-        return mean
-
-    def mean_and_spread(self, measure, **factors):
-        """Mean and standard deviation, which is None for one row; `(None, None)` for no row.
-
-        The mean is NaN where a value is infinite, or none.
-        """
-        found = [row.get(measure) for row in self.where(**factors)]
-        found = [value for value in found if value is not None]
-        if not found:
-            return None, None
-        if not all(map(math.isfinite, found)):
-            return math.nan, None
-        spread = statistics.stdev(found) if len(found) > 1 else None
-        return statistics.fmean(found), spread
-
-    def curve(self, measure, **factors):
-        """By epoch, what the first row with these factors has; None if it has nothing."""
-        found = self.where(**factors)
-        return found[0]["curves"][measure] if found and "curves" in found[0] else None
-
-    def early(self, measure, share, **factors):
-        """The mean of the first share of a curve, or None."""
-        curve = self.curve(measure, **factors)
-        return curve and statistics.fmean(curve[: max(1, int(share * len(curve)))])
-
-
-def gap(measure, more, less, **where):
-    """An effect: by how much a measure is greater with the factors `more` than with `less`."""
-
-    def effect(rows):
+    def effect(rows: Rows) -> Number:
         rows = rows.where(**where)
         return subtract(rows.mean(measure, **more), rows.mean(measure, **less))
 
     return effect
 
 
-def subtract(minuend, subtrahend):
-    """The difference of two numbers, or None if one of them is."""
+def subtract(minuend: Number, subtrahend: Number) -> Number:
+    """The difference of two numbers, or None if either is None."""
     return None if minuend is None or subtrahend is None else minuend - subtrahend

@@ -1,7 +1,9 @@
-"""How far training on replicas is from training on one device, step by step."""
+"""How far training on replicas is from training on one device."""
 
 import dataclasses
-from typing import ClassVar
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
 
 import keras
 import numpy as np
@@ -9,22 +11,181 @@ import tensorflow as tf
 
 from zoo.training import catalog, distribution
 
+Copies = Sequence[np.ndarray]  # what each replica has of a tensor or variable
+
+
+class Step(NamedTuple):
+    """What one training step gave on each replica.
+
+    Attributes:
+        outputs: of the layer.
+        input_gradients: of the loss.
+        gradients: of the loss with respect to each of the layer's `trainable_variables`, each
+            replica's own share: their sum is the gradient of the loss of the global batch.
+    """
+
+    outputs: Copies
+    input_gradients: Copies
+    gradients: list[Copies]
+
+
+def step_on_replicas(
+    strategy: tf.distribute.Strategy,
+    layer: keras.Layer,
+    parts: Sequence[Copies],
+    loss: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
+    optimizer: keras.Optimizer | None = None,
+    compiled: bool = False,
+) -> Step:
+    """Does one training step of a layer or a model on all replicas.
+
+    Args:
+        strategy: the replicas.
+        layer: built in the scope of the strategy.
+        parts: the inputs, the targets and, if there is one, the mask; of each one array for every
+            replica.
+        loss: function `(outputs, targets)`, the share of a replica in the loss of the global batch.
+        optimizer: applies the gradients, which are added up over the replicas; None changes no
+            trainable weight.
+        compiled: whether the step is a graph.
+    """
+    weights = layer.trainable_variables
+
+    def local(
+        x: tf.Tensor, target: tf.Tensor, mask: tf.Tensor | None = None
+    ) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        masked = {} if mask is None else {"mask": mask}
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            outputs = layer(x, training=True, **masked)
+            value = loss(outputs, target)
+        gradients = tape.gradient(value, [x, *(weight.value for weight in weights)])
+        if optimizer is not None:
+            optimizer.apply(gradients[1:], weights)
+        return outputs, gradients
+
+    def run(*inputs: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        return strategy.run(local, args=inputs)
+
+    inputs = [distribution.split(strategy, part) for part in parts]
+    outputs, gradients = (tf.function(run) if compiled else run)(*inputs)
+    held = [
+        [value.numpy() for value in strategy.experimental_local_results(each)]
+        for each in (outputs, *gradients)
+    ]
+    return Step(held[0], held[1], held[2:])
+
+
+class Trained(NamedTuple):
+    """What some training steps left.
+
+    Attributes:
+        step: the last one.
+        trainable: paths of the layer's trainable variables, in the order of `step.gradients`.
+        variables: `{path: copies}` of all variables of the layer and of its optimizer.
+    """
+
+    step: Step
+    trainable: list[str]
+    variables: dict[str, Copies]
+
+
+def train_on_replicas(
+    build: Callable[[], keras.Layer],
+    split: Sequence[int],
+    batches: Iterable[tuple[np.ndarray, np.ndarray]],
+    loss: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
+    learning_rate: float,
+) -> Trained:
+    """Trains a new layer or model with SGD, a step for each global batch.
+
+    Args:
+        build: function that makes it, built and with the same weights every time.
+        split: samples of a batch for each replica; one number is one device.
+        batches: of `(inputs, targets)`.
+        loss: see `step_on_replicas`.
+        learning_rate: of SGD.
+    """
+    keras.utils.clear_session()  # the names of variables begin anew
+    strategy = distribution.strategy(len(split))
+    with strategy.scope():
+        layer = build()
+        optimizer = keras.optimizers.SGD(learning_rate)
+        optimizer.build(layer.trainable_variables)
+    for batch in batches:
+        parts = [np.split(array, np.cumsum(split)[:-1]) for array in batch]
+        step = step_on_replicas(strategy, layer, parts, loss, optimizer)
+    variables = (*layer.variables, *optimizer.variables)
+    return Trained(
+        step,
+        [variable.path for variable in layer.trainable_variables],
+        {variable.path: distribution.copies(variable) for variable in variables},
+    )
+
+
+def differences(several: Trained, one: Trained) -> dict[str, float | None]:
+    """The largest differences between training on several replicas and on one device.
+
+    Returns:
+        Of the last step "outputs", "input_gradients" and "weight_gradients", and
+        "logit_gradients_sum", the largest sum over the logits of a switch, which has to be 0. Of
+        all variables but moving statistics "weights", of these "statistics". Between the copies
+        that the replicas hold, "between_replicas" of all variables, and of gamma and beta alone
+        "gamma_beta_between_replicas". None where there is nothing to compare.
+    """
+    moving = {path for path in one.variables if "moving" in path}
+    affine = [path for path in one.variables if path.endswith(("gamma", "beta"))]
+    spreads = {path: np.ptp(copies, axis=0) for path, copies in several.variables.items()}
+
+    def of_variables(paths: Iterable[str]) -> float | None:
+        return _largest(several.variables[p][0] - one.variables[p][0] for p in paths)
+
+    return {
+        "outputs": _largest([_joined(several.step.outputs) - _joined(one.step.outputs)]),
+        "input_gradients": _largest(
+            [_joined(several.step.input_gradients) - _joined(one.step.input_gradients)]
+        ),
+        "weight_gradients": _largest(
+            np.sum(own, axis=0) - np.sum(other, axis=0)
+            for own, other in zip(several.step.gradients, one.step.gradients, strict=True)
+        ),
+        "logit_gradients_sum": _largest(
+            np.sum(own, axis=1)
+            for path, own in zip(several.trainable, several.step.gradients, strict=True)
+            if path.endswith("logits")
+        ),
+        "weights": of_variables(one.variables.keys() - moving),
+        "statistics": of_variables(moving),
+        "between_replicas": _largest(spreads.values()),
+        "gamma_beta_between_replicas": _largest(spreads[path] for path in affine),
+    }
+
+
+def _joined(copies: Copies) -> np.ndarray:
+    """The whole batch."""
+    return np.concatenate(copies)
+
+
+def _largest(arrays: Iterable[np.ndarray]) -> float | None:
+    """The largest absolute value; None without an array."""
+    return max((float(np.abs(array).max()) for array in arrays), default=None)
+
 
 @dataclasses.dataclass(frozen=True)
 class Agreement:
     """Trains a model for a few steps on replicas and on one device, on the same global batches.
 
-    The loss is the mean over the global batch, and gradients are added up, as every replica's
-    samples deserve; so what differs comes from the statistics.
+    The loss is the mean over the global batch, to which each replica adds the share of its
+    samples. So what differs comes from the statistics.
 
     Attributes:
         norm: what `keras_norms.get` understands.
-        replicas: int.
-        uneven: whether all replicas but the first have half of their share, and it has the rest.
+        replicas: how many.
+        uneven: whether all replicas but the first get half of an equal share, and it the rest.
         model: a name of `zoo.training.catalog.entries()`, of one that takes images.
         width: factor of the number of channels.
-        global_batch: int, samples over all replicas; a multiple of twice the replicas.
-        steps: int, training steps.
+        global_batch: samples over all replicas; a multiple of twice the replicas.
+        steps: training steps.
         learning_rate: of SGD.
     """
 
@@ -36,76 +197,54 @@ class Agreement:
     global_batch: int = 64
     steps: int = 3
     learning_rate: float = 0.05
-    dataset: ClassVar = None  # see `study.Task`
+    dataset: ClassVar[str | None] = None  # see `study.Task`
 
-    def rows(self, seed, folder, data_dir):
+    def rows(self, seed: int, folder: Path | None, data_dir: str | None) -> list[dict[str, Any]]:
         """See `study.Task`.
 
         Returns:
-            One dict: the largest differences to one device of "weights_difference" and
-            "statistics_difference" (moving ones, None if there are none), and of what replicas
-            hold, "between_replicas" over all variables and "gamma_beta_between_replicas".
+            One dict. After the last step, "weights_difference" and "statistics_difference" are
+            the largest differences to one device, the second of moving statistics.
+            "between_replicas" and "gamma_beta_between_replicas" are those between the copies that
+            the replicas hold of all variables, and of gamma and beta. None is nothing to compare.
         """
-        one, _ = self._train(1, [self.global_batch], seed)
-        several, copies = self._train(self.replicas, self.split(), seed)
-        moving = [path for path in one if "moving" in path]
+
+        def build() -> keras.Model:
+            keras.utils.set_random_seed(seed)
+            entry = catalog.entries()[self.model]
+            return entry.build(10, self.norm, (16, 16, 3), width=self.width)
+
+        def loss(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+            losses = keras.ops.sparse_categorical_crossentropy(labels, logits, True)
+            return tf.reduce_sum(losses) / self.global_batch
+
+        one, several = (
+            train_on_replicas(build, split, self._batches(seed), loss, self.learning_rate)
+            for split in ([self.global_batch], self.split())
+        )
+        found = differences(several, one)
         return [
             {
-                "weights_difference": _largest(one, several, set(one) - set(moving)),
-                "statistics_difference": _largest(one, several, moving),
-                "between_replicas": max(copies.values()),
-                "gamma_beta_between_replicas": max(
-                    (d for path, d in copies.items() if path.endswith(("gamma", "beta"))),
-                    default=None,
-                ),
+                "weights_difference": found["weights"],
+                "statistics_difference": found["statistics"],
+                "between_replicas": found["between_replicas"],
+                "gamma_beta_between_replicas": found["gamma_beta_between_replicas"],
             }
         ]
 
-    def split(self):
-        """Samples of each replica."""
+    def split(self) -> list[int]:
+        """The samples of each replica."""
         share = self.global_batch // self.replicas
         if not self.uneven or self.replicas == 1:
             return [share] * self.replicas
         others = [share // 2] * (self.replicas - 1)
         return [self.global_batch - sum(others), *others]
 
-    def _train(self, replicas, split, seed):
-        """`({path: value}, {path: largest difference between replicas})` of all variables."""
-        keras.utils.clear_session()
-        keras.utils.set_random_seed(seed)
-        strategy = distribution.strategy(replicas)
-        with strategy.scope():
-            build = catalog.entries()[self.model].build
-            model = build(10, self.norm, (16, 16, 3), width=self.width)
-            optimizer = keras.optimizers.SGD(self.learning_rate)
-            optimizer.build(model.trainable_variables)
-
-        def local(images, labels):
-            weights = [variable.value for variable in model.trainable_variables]
-            with tf.GradientTape() as tape:
-                logits = model(images, training=True)
-                losses = keras.ops.sparse_categorical_crossentropy(labels, logits, True)
-                loss = tf.reduce_sum(losses) / self.global_batch
-            optimizer.apply(tape.gradient(loss, weights), model.trainable_variables)
-
+    def _batches(self, seed: int) -> Iterable[tuple[np.ndarray, np.ndarray]]:
         random = np.random.default_rng(seed)
         for _ in range(self.steps):
-            # Samples differ in their means, as batches of one source of many do.
+            # Samples of one batch differ in their means, as those of a data set do.
             images = random.normal(0, 1, (self.global_batch, 16, 16, 3))
             images += random.normal(0, 1, (self.global_batch, 1, 1, 3))
             labels = random.integers(0, 10, self.global_batch)
-            arrays = images.astype("float32"), labels.astype("int32")
-            parts = (np.split(array, np.cumsum(split)[:-1]) for array in arrays)
-            strategy.run(local, args=[distribution.split(strategy, part) for part in parts])
-        held = {
-            variable.path: np.array(distribution.copies(variable))
-            for variable in (*model.variables, *optimizer.variables)
-            if "float" in str(variable.dtype)
-        }
-        values = {path: copies[0] for path, copies in held.items()}
-        return values, {path: float(np.ptp(copies, axis=0).max()) for path, copies in held.items()}
-
-
-def _largest(some, others, paths):
-    """The largest difference of the variables at these paths, or None if there are none."""
-    return max((float(np.abs(some[p] - others[p]).max()) for p in paths), default=None)
+            yield images.astype("float32"), labels.astype("int32")

@@ -2,10 +2,9 @@
 
 import dataclasses
 import json
-import os
-import subprocess
 import sys
-from typing import ClassVar
+from pathlib import Path
+from typing import Any, ClassVar
 
 import keras
 import numpy as np
@@ -18,7 +17,7 @@ from zoo.training import catalog
 
 @dataclasses.dataclass(frozen=True)
 class Profile:
-    """Compares norms in one model, on data made up.
+    """Compares what norms cost in one model, on random data.
 
     A training step is forward, backward and the update by the model's optimizer, in a graph
     without XLA. All norms are timed in turn within each round, so that a noisy machine disturbs
@@ -44,114 +43,102 @@ class Profile:
     batch_size: int = 32
     rounds: int = 20
     memory: bool = True
-    dataset: ClassVar = None  # see `study.Task`
+    dataset: ClassVar[str | None] = None  # see `study.Task`
 
-    def rows(self, seed, folder, data_dir):
+    def rows(self, seed: int, folder: Path | None, data_dir: str | None) -> list[dict[str, Any]]:
         """Measures every norm.
 
         Args:
-            seed: int, of the weights and the batch.
+            seed: of the weights and the batch.
             folder: unused, nothing is written.
             data_dir: unused.
 
         Returns:
-            A list of one dict per norm: "norm", "trainable_parameters", "parameters" (with moving
-            statistics), of "training" and "inference" the median "..._ms" of a step and
-            "..._ratio", "..._ratio_low" and "..._ratio_high", median and quartiles of the ratio
-            to the first norm within a round; and "memory_mib", how far a training step on the CPU
-            raises the resident memory at its peak, with what XLA takes to compile it, None where
-            that is not to be had (no Linux).
+            One dict for each norm: "norm", "trainable_parameters", "parameters" (with moving
+            statistics), and for "training" and "inference" the median "..._ms" of a step and its
+            ratio to a step with the first norm: "..._ratio", "..._ratio_low", "..._ratio_high",
+            which are median and quartiles. "memory_mib" is how far one training step on the CPU
+            raises the resident memory at its peak, compilation by XLA included; None where it
+            cannot be measured (no Linux).
         """
         keras.utils.set_random_seed(seed)
-        built = {norm: self._build(norm) for norm in self.norms}
+        models = {norm: self._build(norm) for norm in self.norms}
         batch = self._batch(self.batch_size, seed)
-        steps = {
-            (norm, kind): step
-            for norm, model in built.items()
-            for kind, step in (
-                ("training", measuring.training_step(model, self._optimizer())),
-                ("inference", measuring.inference_step(model)),
+        training, inference = (
+            measuring.compare_times(
+                {norm: make_step(model) for norm, model in models.items()},
+                batch,
+                base=self.norms[0],
+                rounds=self.rounds,
             )
-        }
-        seconds = measuring.time_in_turn(steps, batch, self.rounds)
+            for make_step in (self._training_step, measuring.inference_step)
+        )
         return [
             {
                 "norm": norm,
-                **parameters(model),
-                **self._costs(seconds, norm, "training"),
-                **self._costs(seconds, norm, "inference"),
-                "memory_mib": self._peak_of_process(norm, seed) if self.memory else None,
+                **count_parameters(model),
+                **_named("training", training[norm]),
+                **_named("inference", inference[norm]),
+                "memory_mib": self._memory_in_child(norm, seed) if self.memory else None,
             }
-            for norm, model in built.items()
+            for norm, model in models.items()
         ]
 
-    def peak(self, norm, seed):
-        """MiB by which one training step raises this process's memory; None if that is unknown."""
-        model = self._build(norm)
-        step = measuring.training_step(model, self._optimizer())
-        step(*self._batch(1, seed))  # what the runtime itself needs
-        batch = self._batch(self.batch_size, seed)
-        step = step.get_concrete_function(*batch)
-        try:
-            return measuring.raised_memory(step, batch) / 2**20
-        except OSError:
-            return None
+    def peak(self, norm: str, seed: int) -> float | None:
+        """MiB by which one training step raises this process's memory; None if unknown."""
+        small, batch = (self._batch(size, seed) for size in (1, self.batch_size))
+        peak = measuring.peak_memory(self._training_step(self._build(norm)), small, batch)
+        return None if peak is None else peak / 2**20
 
-    def _build(self, norm):
+    def _memory_in_child(self, norm: str, seed: int) -> float | None:
+        settings = json.dumps([dataclasses.asdict(self), norm, seed])
+        return measuring.run_child("-m", "zoo.laboratory.tasks.cost", settings)
+
+    def _build(self, norm: str) -> keras.Model:
         build = catalog.entries()[self.model].build
         return build(self.num_classes, norm, tuple(self.input_shape), width=self.width)
 
-    def _optimizer(self):
+    def _training_step(self, model: keras.Model) -> measuring.Step:
         recipe = catalog.entries()[self.model].recipe
         if recipe.optimizer == "sgd":
-            return keras.optimizers.SGD(recipe.learning_rate, recipe.momentum)
-        return keras.optimizers.Adam(recipe.learning_rate)
+            optimizer = keras.optimizers.SGD(recipe.learning_rate, recipe.momentum)
+        else:
+            optimizer = keras.optimizers.Adam(recipe.learning_rate)
+        return measuring.training_step(model, optimizer)
 
-    def _batch(self, size, seed):
+    def _batch(self, size: int, seed: int) -> tuple[tf.Tensor, tf.Tensor]:
         rng = np.random.default_rng(seed)
         x = rng.standard_normal((size, *self.input_shape), "float32")
         return tf.constant(x), tf.constant(rng.integers(self.num_classes, size=size))
 
-    def _costs(self, seconds, norm, kind):
-        times = seconds[norm, kind]
-        ratios = np.percentile(times / seconds[self.norms[0], kind], [50, 25, 75])
-        names = (f"{kind}_ratio", f"{kind}_ratio_low", f"{kind}_ratio_high")
-        costs = {f"{kind}_ms": 1e3 * float(np.median(times))}
-        return costs | dict(zip(names, map(float, ratios), strict=True))
 
-    def _peak_of_process(self, norm, seed):
-        settings = json.dumps([dataclasses.asdict(self), norm, seed])
-        environment = {
-            **os.environ,
-            "CUDA_VISIBLE_DEVICES": "-1",
-            # The allocator returns large blocks at once: a step would otherwise hide in the
-            # memory of the one before.
-            "MALLOC_MMAP_THRESHOLD_": "100000",
-        }
-        command = [sys.executable, "-m", "zoo.laboratory.tasks.cost", settings]
-        result = subprocess.run(command, capture_output=True, text=True, env=environment)
-        if result.returncode:
-            raise RuntimeError(f"Memory of norm={norm!r}: {result.stderr[-2000:]}")
-        return json.loads(result.stdout.split()[-1])
+def _named(kind: str, cost: measuring.Cost) -> dict[str, float]:
+    return {
+        f"{kind}_ms": cost.ms,
+        f"{kind}_ratio": cost.ratio,
+        f"{kind}_ratio_low": cost.low,
+        f"{kind}_ratio_high": cost.high,
+    }
 
 
-def parameters(layer):
-    """Numbers of parameters: those that are trained, and all, moving statistics included."""
-    count = {"trainable_parameters": layer.trainable_variables, "parameters": layer.weights}
-    return {name: sum(int(np.prod(v.shape)) for v in found) for name, found in count.items()}
+def count_parameters(layer: keras.Layer) -> dict[str, int]:
+    """Counts the parameters that are trained, and all, moving statistics included."""
+    groups = {"trainable_parameters": layer.trainable_variables, "parameters": layer.weights}
+    return {name: sum(int(np.prod(v.shape)) for v in found) for name, found in groups.items()}
 
 
 @dataclasses.dataclass(frozen=True)
 class LayerParameters:
-    """Parameters of batch and layer norm, by what layer norm has a gamma and a beta for.
+    """Counts the parameters of batch and layer norm, of which layer norm has two conventions.
 
-    Five maps of 10 x 10 and a sequence of 5 vectors of 10; 2 per channel, or 2 per element.
+    It has a gamma and a beta either for every channel or for every element. Inputs are 5 maps of
+    10 x 10, and a sequence of 5 vectors of 10.
     """
 
-    dataset: ClassVar = None  # see `study.Task`
+    dataset: ClassVar[str | None] = None  # see `study.Task`
 
-    def rows(self, seed, folder, data_dir):
-        """A dict per layer: "layer", "input", "trainable_parameters", "parameters"."""
+    def rows(self, seed: int, folder: Path | None, data_dir: str | None) -> list[dict[str, Any]]:
+        """One dict for each layer: "layer", "input", "trainable_parameters", "parameters"."""
         keras_ln = keras.layers.LayerNormalization
         cases = (
             ("bn", keras_norms.get("bn").normalize(), (None, 10, 10, 5)),
@@ -164,7 +151,7 @@ class LayerParameters:
         for _, layer, shape in cases:
             layer.build(shape)
         return [
-            {"layer": name, "input": str(shape), **parameters(layer)}
+            {"layer": name, "input": str(shape), **count_parameters(layer)}
             for name, layer, shape in cases
         ]
 

@@ -67,7 +67,7 @@ def execute(
     rows, seconds = Rows(), 0.0
     for place, (run, seed) in work.items():
         # A run without results has a row too, so that `batch=max` still means its batch.
-        without = {"seconds": 0.0, "rows": [{"failed": failures.get(place)}]}
+        without: dict[str, Any] = {"seconds": 0.0, "rows": [{"failed": failures.get(place)}]}
         record = _read_record(place, run.task) or without
         seconds += record["seconds"]
         rows += [{"run": run.name, "seed": seed, **run.factors, **r} for r in record["rows"]]
@@ -78,7 +78,8 @@ def _run_all(
     places: Sequence[Path], work: Work, data_dir: str | None, jobs: int, replicas: int
 ) -> dict[Path, str]:
     """Does the runs of these folders, and returns `{folder: what failed}`."""
-    failures, waiting = {}, collections.deque(places)
+    failures: dict[Path, str] = {}
+    waiting = collections.deque(places)
     threads = max(1, (os.cpu_count() or 1) // jobs)
     busy: dict[Any, tuple[_Worker, Path]] = {}
     idle: list[_Worker] = []
@@ -96,7 +97,7 @@ def _run_all(
             for pipe in multiprocessing.connection.wait(list(busy)):
                 worker, place = busy.pop(pipe)
                 try:
-                    reason = pipe.recv()
+                    reason = worker.pipe.recv()
                     idle.append(worker)
                 except EOFError:
                     reason = "its process has died"

@@ -36,7 +36,7 @@ def judge(claim: Claim, rows: Rows, seeds: Iterable[int]) -> dict[str, Any]:
     """
     effects = {seed: claim.effect(rows.where(seed=seed)) for seed in seeds}
     found = [value for value in effects.values() if value is not None and math.isfinite(value)]
-    result = {"effects": effects, "mean": None, "spread": None, "interval": None}
+    result: dict[str, Any] = {"effects": effects, "mean": None, "spread": None, "interval": None}
     verdict = UNDECIDED
     if found:
         result["mean"] = mean = statistics.fmean(found)

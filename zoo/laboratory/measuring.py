@@ -117,7 +117,11 @@ def compare_times(
     }
 
 
-def peak_memory(step: Step, small: Sequence[tf.Tensor], inputs: Sequence[tf.Tensor]) -> int | None:
+def peak_memory(
+    step: tf.types.experimental.PolymorphicFunction,
+    small: Sequence[tf.Tensor],
+    inputs: Sequence[tf.Tensor],
+) -> int | None:
     """Bytes by which one call raises the resident memory of this process at its peak.
 
     The call is the first with these inputs, so that what its compilation by XLA takes counts too.

@@ -113,7 +113,11 @@ def trade_off(known: Results) -> list[str]:
             norm: [rows.mean(m, model=model, norm=norm) for m in ("training_ratio", "error")]
             for norm in rows.where(model=model).values("norm")
         }
-        plane = {norm: pair for norm, pair in means.items() if None not in pair}
+        plane = {
+            norm: (time, error)
+            for norm, (time, error) in means.items()
+            if time is not None and error is not None
+        }
         front = [
             f"{norm} ({time:.2f} x, {error:.1%})"
             for norm, (time, error) in sorted(plane.items(), key=lambda item: item[1])
@@ -128,7 +132,8 @@ def trade_off(known: Results) -> list[str]:
                 f"that without a norm) and the test error: {listed(front)}."
             )
         elif times:
-            named = listed(f"{norm} {times[norm]:.2f} x" for norm in sorted(times, key=times.get))
+            ranked = sorted(times.items(), key=lambda item: item[1])
+            named = listed(f"{norm} {time:.2f} x" for norm, time in ranked)
             said.append(f"In {model}, a training step takes, over that without a norm: {named}.")
     return answers(said)
 
@@ -247,18 +252,18 @@ def change(
     rows = result.rows.where(**where)
     values = rows.values(factor)
     start, end = (limit(values, default=None) for limit in ends)
-    effects = {}
+    found = {}
     for name in rows.values(by) if start != end else ():
         own = rows.where(**{by: name})
         if {start, end} <= set(own.values(factor)) and own.mean(measure) is not None:
             effect = gap(measure, {factor: end}, {factor: start}, **where, **{by: name})
-            effects[name] = result.judge(effect)
+            found[name] = result.judge(effect)
     groups = collections.defaultdict(list)
-    for name, effect in sorted(effects.items(), key=lambda item: -(item[1]["mean"] or 0)):
-        if effect["mean"] is None:
+    for name, judged in sorted(found.items(), key=lambda item: -(item[1]["mean"] or 0)):
+        if judged["mean"] is None:
             groups["is not known with"].append(name)
         else:
-            groups[CHANGES[effect["verdict"]]].append(f"{name} ({100 * effect['mean']:+.1f})")
+            groups[CHANGES[judged["verdict"]]].append(f"{name} ({100 * judged['mean']:+.1f})")
     if not groups:
         return []
     parts = "; ".join(f"{phrase} {listed(names)}" for phrase, names in groups.items())

@@ -1,7 +1,21 @@
 """What happens when the batch size changes?"""
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 from zoo.laboratory.figures import Lines
-from zoo.laboratory.study import Claim, Run, Scale, Study, Table, gap, subtract
+from zoo.laboratory.study import (
+    Claim,
+    Effect,
+    Number,
+    Rows,
+    Run,
+    Scale,
+    Study,
+    Table,
+    gap,
+    subtract,
+)
 from zoo.laboratory.tasks.train import Train, recalibrated, statistics_noise
 from zoo.training import TrainOptions
 
@@ -10,10 +24,10 @@ NORMS = ("bn", "gn", "ln", "in", "bin", "sn", "wn_mobn")
 WITH_BATCH = ("bn", "bin", "sn", "wn_mobn")
 
 
-def plan(batches, norms=NORMS, **options):
-    """Equal epochs at rates in proportion to the batch."""
+def plan(batches: Sequence[int], norms: Sequence[str] = NORMS, **options: Any) -> list[Run]:
+    """Each norm with each batch size, for equal epochs at rates in proportion to the batch."""
 
-    def measures(norm):
+    def measures(norm: str) -> tuple[Callable[..., dict], ...]:
         if norm == "bn":
             return (recalibrated, statistics_noise)
         return (recalibrated,) if norm in WITH_BATCH else ()
@@ -29,20 +43,20 @@ def plan(batches, norms=NORMS, **options):
     ]
 
 
-def growth(norm):
+def growth(norm: str) -> Effect:
     """An effect: by how much the error grows from the largest to the smallest batch."""
     return gap("error", {"batch": min}, {"batch": max}, norm=norm)
 
 
-def more_growth(norm, than):
-    """An effect: by how much more the error of one norm grows than that of another."""
+def more_growth(norm: str, than: str) -> Effect:
+    """An effect: how much more the error of one norm grows than that of another."""
     return lambda rows: subtract(growth(norm)(rows), growth(than)(rows))
 
 
-def noise(second, first="mean_noise"):
-    """An effect: by how much a measure of the second moment's noise exceeds one of the mean's."""
+def noise(second: str, first: str = "mean_noise") -> Effect:
+    """An effect: one measure of noise minus another, by default minus that of the mean."""
 
-    def effect(rows):
+    def effect(rows: Rows) -> Number:
         rows = rows.where(norm="bn", batch=max)
         return subtract(rows.mean(f"{second}_8"), rows.mean(f"{first}_8"))
 
@@ -52,10 +66,11 @@ def noise(second, first="mean_noise"):
 STUDY = Study(
     question="What happens when the batch size changes?",
     about=(
-        "Equal epochs with batches of several sizes, the rate in proportion to the batch. Norms "
-        "with batch statistics are tested with their moving averages, and with statistics that are "
-        "pooled over training batches once training is done. The noise of statistics is that of "
-        "batches drawn from the inputs of the trained net's norms, relative to all samples."
+        "Nets are trained for equal epochs with batches of several sizes, at rates in proportion "
+        "to the batch. Norms with batch statistics are tested with their moving averages, and with "
+        "statistics that were pooled over training batches after the training. The noise of "
+        "statistics is measured at the inputs of the trained net's norms: batches are drawn from "
+        "all samples, and compared with all."
     ),
     plan=plan,
     scales={
@@ -96,17 +111,17 @@ STUDY = Study(
             "BN suffers at small batches",
             GN_PAPER,
             more_growth("bn", "gn"),
-            "growth of the error from the largest to the smallest batch, BN less GN",
+            "growth of the error from the largest to the smallest batch, BN minus GN",
             0.02,
             "{:+.1%}",
-            "Against GN, since small batches make more steps.",
+            "The comparison is with GN, because smaller batches also mean more steps.",
         ),
         Claim(
             "b",
             "The error of GN does not grow at small batches",
             GN_PAPER,
             lambda rows: subtract(0.02, growth("gn")(rows)),
-            "2% less the growth of GN's error",
+            "2% minus the growth of GN's error",
             0.0,
             "{:+.1%}",
         ),
@@ -115,18 +130,19 @@ STUDY = Study(
             "GN beats BN at small batches",
             GN_PAPER,
             gap("error", {"norm": "bn"}, {"norm": "gn"}, batch=min),
-            "error at the smallest batch, BN less GN",
+            "error at the smallest batch, BN minus GN",
             0.02,
             "{:+.1%}",
-            remark="At cpu scale, likely because groups have two channels, near to IN: this net "
-            "ends in a mean over positions, which after IN is nearly alike for all images.",
+            remark="The likely reason at cpu scale: groups have two channels, so that GN is almost "
+            "IN. This net ends in a mean over positions, which is nearly the same for all images "
+            "after IN.",
         ),
         Claim(
             "d",
             "SN loses less than BN when the batch gets small",
             "1806.10779, table 1",
             more_growth("bn", "sn"),
-            "growth of the error, BN less SN",
+            "growth of the error, BN minus SN",
             0.02,
             "{:+.1%}",
         ),
@@ -135,17 +151,17 @@ STUDY = Study(
             "SN outperforms BN in classification",
             "1806.10779, ARTICLES 12",
             gap("error", {"norm": "bn"}, {"norm": "sn"}, batch=max),
-            "error at the largest batch, BN less SN",
+            "error at the largest batch, BN minus SN",
             0.0,
             "{:+.1%}",
-            remark="At cpu scale, likely for the reason of (c): SN starts at a third of IN.",
+            remark="The likely reason at cpu scale is that of (c): a third of SN is IN at first.",
         ),
         Claim(
             "f",
             "LN suits convolutional nets less than BN",
             "ARTICLES 8",
             gap("error", {"norm": "ln"}, {"norm": "bn"}, batch=max),
-            "error at the largest batch, LN less BN",
+            "error at the largest batch, LN minus BN",
             0.0,
             "{:+.1%}",
         ),
@@ -154,7 +170,7 @@ STUDY = Study(
             "WN with mean-only BN loses less than BN when the batch gets small",
             "1602.07868, ARTICLES 5",
             more_growth("bn", "wn_mobn"),
-            "growth of the error, BN less WN + mean-only BN",
+            "growth of the error, BN minus WN + mean-only BN",
             0.02,
             "{:+.1%}",
         ),
@@ -163,27 +179,26 @@ STUDY = Study(
             "The batch mean is less noisy than the batch variance",
             "1602.07868, section 4; ARTICLES 6",
             noise("variance_noise"),
-            "relative error at 8 samples, variance less mean",
+            "relative error at 8 samples, variance minus mean",
             0.0,
-            remark="In units of the variance, where it is true of Gaussian values by a factor of "
-            "the root of 2; (i) asks it in the units of the output.",
+            remark="This is in units of the variance, in which even Gaussian values agree, by a "
+            "factor of the root of 2. Claim (i) compares both in units of the output.",
         ),
         Claim(
             "i",
             "The batch mean is less noisy than the standard deviation that divides",
             "1602.07868, section 4; ARTICLES 6",
             noise("std_noise"),
-            "error at 8 samples in units of the deviation, deviation less mean",
+            "error at 8 samples in units of the deviation, deviation minus mean",
             0.0,
-            remark="For Gaussian values the mean is the noisier one, and the deviation where "
-            "inputs have heavy tails.",
+            remark="With Gaussian values the mean is noisier; with heavy tails the deviation is.",
         ),
         Claim(
             "j",
             "The noise of the variance has heavier tails than that of the mean",
             "1602.07868, section 4; ARTICLES 6",
             noise("variance_kurtosis", "mean_kurtosis"),
-            "kurtosis of the error at 8 samples, variance less mean",
+            "kurtosis of the error at 8 samples, variance minus mean",
             0.0,
             "{:+.2f}",
         ),
@@ -195,7 +210,7 @@ STUDY = Study(
                 rows.mean("error", norm="bn", batch=min),
                 rows.mean("recalibrated_error", norm="bn", batch=min),
             ),
-            "error of BN at the smallest batch, moving less recalibrated statistics",
+            "error of BN at the smallest batch, with moving minus with recalibrated statistics",
             0.0,
             "{:+.1%}",
         ),
@@ -205,7 +220,7 @@ STUDY = Study(
         Table("Test error with recalibrated statistics", "recalibrated_error", "norm", "batch"),
         *(
             Table(
-                f"Error of the {name} of 8 samples, relative to all; median of layers",
+                f"Error of the {name} of 8 samples against that of all; median over layers",
                 f"{kind}_noise_8",
                 "norm",
                 "batch",
@@ -230,7 +245,7 @@ STUDY = Study(
             labels=("samples in a batch", "test error"),
         ),
         "recalibrated": Lines(
-            "The same with recalibrated statistics in place of moving averages.",
+            "Test error with recalibrated statistics in place of moving averages.",
             x="batch",
             y="recalibrated_error",
             by="norm",

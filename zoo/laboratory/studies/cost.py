@@ -1,9 +1,11 @@
 """Which is the best trade of cost and accuracy?"""
 
 import statistics
+from collections.abc import Mapping
+from typing import Any
 
 from zoo.laboratory.figures import Scatter
-from zoo.laboratory.study import Claim, Run, Scale, Study, Table
+from zoo.laboratory.study import Claim, Effect, Number, Rows, Run, Scale, Study, Table
 from zoo.laboratory.tasks.cost import LayerParameters, Profile
 from zoo.laboratory.tasks.train import Train
 from zoo.training import TrainOptions
@@ -11,8 +13,8 @@ from zoo.training import TrainOptions
 KERAS_LN = "1607.06450; ARTICLES 16"
 
 
-def plan(models, rounds, memory=True):
-    """Each model with each norm: trained, and timed with all of them in turn."""
+def plan(models: Mapping[str, Mapping[str, Any]], rounds: int, memory: bool = True) -> list[Run]:
+    """Each model with each norm is trained; its norms are timed together."""
     runs = [Run("layers", {"model": LAYER}, LayerParameters())]
     for name, case in models.items():
         model, norms, shape, options = (case[k] for k in ("model", "norms", "shape", "options"))
@@ -25,33 +27,35 @@ def plan(models, rounds, memory=True):
     return runs
 
 
-def parameters_of(layer, input):
-    """An effect's part: the trainable parameters of a layer."""
+def parameters_of(layer: str, input: str) -> Effect:
+    """The trainable parameters of a layer, as a part of an effect."""
     return lambda rows: rows.mean("trainable_parameters", layer=layer, input=input)
 
 
-def equal(one, other, factor=1):
-    """An effect: 0 less the size of the difference of one number to so many times another."""
+def equal(one: Effect, other: Effect, factor: int = 1) -> Effect:
+    """An effect: -|one - factor * other|, which is 0 if they are equal and negative if not."""
 
-    def effect(rows):
+    def effect(rows: Rows) -> Number:
         a, b = one(rows), other(rows)
         return None if a is None or b is None else -abs(a - factor * b)
 
     return effect
 
 
-def time_beyond(norm, than, kind="training"):
-    """An effect: how much longer a step takes than with another norm, mean over models."""
+def time_beyond(norm: str, than: str, kind: str = "training") -> Effect:
+    """An effect: how much longer a step takes than with another norm, on average over models."""
 
-    def effect(rows):
+    def effect(rows: Rows) -> Number:
         models = [model for model in rows.values("model") if model != LAYER]
         times = [
-            [rows.mean(f"{kind}_ms", model=model, norm=name) for name in (norm, than)]
+            (
+                rows.mean(f"{kind}_ms", model=model, norm=norm),
+                rows.mean(f"{kind}_ms", model=model, norm=than),
+            )
             for model in models
         ]
-        if not times or any(None in pair for pair in times):
-            return None
-        return statistics.fmean(a / b for a, b in times) - 1
+        ratios = [own / other for own, other in times if own and other]
+        return statistics.fmean(ratios) - 1 if ratios and len(ratios) == len(times) else None
 
     return effect
 
@@ -63,10 +67,10 @@ SEQUENCES = ("none", "ln", "rms", "bn", "sn")
 STUDY = Study(
     question="Which norm is the best trade of cost and accuracy?",
     about=(
-        "Each model with each norm, trained for accuracy, and timed: forward, backward and "
-        "update in a graph without XLA, inference likewise, all norms in turn within each "
-        "round. Memory is how far one training step raises the resident memory of a fresh "
-        "process at its peak. Times are ratios to the same model without a norm."
+        "Each model is trained with each norm, which gives its accuracy. Steps are timed in a "
+        "graph without XLA, all norms in turn within each round. A training step is forward, "
+        "backward and update. Times are ratios to the same model without a norm. Memory is how "
+        "far one training step raises the resident memory of a fresh process at its peak."
     ),
     plan=plan,
     scales={
@@ -152,27 +156,27 @@ STUDY = Study(
             "100 times those of BN",
             KERAS_LN,
             equal(parameters_of("keras LN (1, 2, 3)", MAPS), parameters_of("bn", MAPS), 100),
-            "trainable parameters, 0 less the difference to 100 times those of BN",
+            "minus the distance of the trainable parameters from 100 times those of BN",
             -1,
             "{:+,.0f}",
-            "A property, not a finding.",
+            "This is a property, not a finding.",
         ),
         Claim(
             "b",
             "LN with a gamma and beta for every channel has as many parameters as BN",
             KERAS_LN,
             equal(parameters_of("ln", MAPS), parameters_of("bn", MAPS)),
-            "trainable parameters, 0 less the difference to those of BN",
+            "minus the distance of the trainable parameters from those of BN",
             -1,
             "{:+,.0f}",
-            "A property, not a finding.",
+            "This is a property, not a finding.",
         ),
         Claim(
             "c",
             "SN costs more time than BN",
             "1806.10779, section 3.3",
             time_beyond("sn", "bn"),
-            "time of a training step, SN over BN, less 1, mean over models",
+            "time of a training step, SN over BN, minus 1, averaged over models",
             0.05,
             "{:+.0%}",
         ),
@@ -181,7 +185,7 @@ STUDY = Study(
             "LN costs more time than BN at inference, where BN's statistics are constants",
             "1502.03167, section 3.1",
             time_beyond("ln", "bn", "inference"),
-            "time of an inference step, LN over BN, less 1, mean over models",
+            "time of an inference step, LN over BN, minus 1, averaged over models",
             0.05,
             "{:+.0%}",
         ),
@@ -190,8 +194,8 @@ STUDY = Study(
         *(
             Table(title, measure, "norm", "model", form=form)
             for title, measure, form in (
-                ("Time of a training step, over no norm", "training_ratio", "{:.2f}"),
-                ("Time of inference, over no norm", "inference_ratio", "{:.2f}"),
+                ("Time of a training step, as a ratio to no norm", "training_ratio", "{:.2f}"),
+                ("Time of an inference step, as a ratio to no norm", "inference_ratio", "{:.2f}"),
                 ("Memory of a training step, MiB", "memory_mib", "{:.0f}"),
                 ("Trainable parameters", "trainable_parameters", "{:,.0f}"),
                 ("Test error", "error", "{:.1%}"),
@@ -207,7 +211,8 @@ STUDY = Study(
     ),
     figures={
         "plane": Scatter(
-            "Accuracy against cost: best is low and left. Bars are the spread over seeds.",
+            "Error against the time of a training step: lower left is best. Bars are the spread "
+            "over seeds.",
             x="training_ratio",
             y="error",
             by="norm",
@@ -216,7 +221,8 @@ STUDY = Study(
             percent=True,
         ),
         "inference": Scatter(
-            "The same with the time of inference.",
+            "Error against the time of inference: lower left is best. Bars are the spread "
+            "over seeds.",
             x="inference_ratio",
             y="error",
             by="norm",

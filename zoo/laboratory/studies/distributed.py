@@ -1,19 +1,33 @@
 """How do norms behave in distributed training?"""
 
+from collections.abc import Sequence
+from typing import Any
+
 from zoo.laboratory.figures import Lines
-from zoo.laboratory.study import Claim, Run, Scale, Study, Table, gap, subtract
+from zoo.laboratory.study import (
+    Claim,
+    Effect,
+    Number,
+    Rows,
+    Run,
+    Scale,
+    Study,
+    Table,
+    gap,
+    subtract,
+)
 from zoo.laboratory.tasks.agreement import Agreement
 from zoo.laboratory.tasks.train import Train
 from zoo.training import TrainOptions
 
 SYNCHRONIZED = "bn(synchronized=True)"
-# As tables and figures call them.
+# What tables and figures call the norms.
 NAMES = {"bn": "bn", SYNCHRONIZED: "bn, synchronized", "gn": "gn"}
 TRAINED, COMPARED = "training", "a few steps"
 
 
-def plan(replicas, global_batch, **options):
-    """The same global batches, split over more and more replicas; evenly, and not."""
+def plan(replicas: Sequence[int], global_batch: int, **options: Any) -> list[Run]:
+    """Trains on more and more replicas; on several, also a few steps with even and uneven parts."""
     runs = []
     for norm, name in NAMES.items():
         for count in replicas:
@@ -36,19 +50,19 @@ def plan(replicas, global_batch, **options):
     return runs
 
 
-def on_the_most(measure, **where):
-    """The part of an effect: a difference after a few steps, on the most replicas."""
+def on_the_most(measure: str, **where: Any) -> Effect:
+    """An effect: a difference after a few steps, on the most replicas."""
     return lambda rows: rows.where(**{"run is": COMPARED}, **where).mean(measure, replicas=max)
 
 
-def like_one_device(norm, uneven):
-    """An effect: 1e-4 less the largest difference of the weights to those on one device."""
+def like_one_device(norm: str, uneven: bool) -> Effect:
+    """An effect: 1e-4 minus the largest difference of a weight to that on one device."""
     difference = on_the_most("weights_difference", norm=norm, uneven=uneven)
     return lambda rows: subtract(1e-4, difference(rows))
 
 
-def time_ratio(rows):
-    """How much longer a step takes with synchronized statistics, on the most replicas."""
+def time_ratio(rows: Rows) -> Number:
+    """An effect: how much longer a step takes if synchronized, on the most replicas."""
     rows = rows.where(**{"run is": TRAINED, "replicas": max})
     several, apart = (
         rows.mean("seconds_per_step", norm=NAMES[norm]) for norm in (SYNCHRONIZED, "bn")
@@ -59,12 +73,12 @@ def time_ratio(rows):
 STUDY = Study(
     question="How do normalization layers behave in distributed training?",
     about=(
-        "The same global batches on 1, 2, 4 and 8 replicas of a MirroredStrategy. Training tells "
-        "accuracy and time; a few steps, in which the copies of all variables are compared with "
-        "each other and with one device, tell what differs, with equal batches and where all "
-        "replicas but the first have half of their share. Replicas are logical devices that share "
-        "the cores of one machine, so times say what synchronization costs, not what more devices "
-        "gain. The full scale needs 8 GPUs."
+        "Nets see the same global batches on 1, 2, 4 and 8 replicas of a MirroredStrategy. "
+        "Training tells accuracy and time. A few steps tell what differs: the copies of all "
+        "variables are compared with each other and with one device. There, batches are equal, or "
+        "all replicas but the first get half of their share. Replicas are logical devices that "
+        "share the cores of one machine. So times say what synchronization costs, not what more "
+        "devices gain. The full scale needs 8 GPUs."
     ),
     plan=plan,
     scales={
@@ -107,8 +121,8 @@ STUDY = Study(
             "largest difference between replicas of gamma and beta after 3 steps, BN apart",
             1e-6,
             "{:.1e}",
-            "Gradients are added up over the replicas, so that gamma and beta stay alike; what "
-            "differs is what each replica divides by.",
+            "Replicas add up their gradients, so gamma and beta stay equal. What differs is the "
+            "deviation that each replica divides by.",
         ),
         Claim(
             "b",
@@ -118,14 +132,14 @@ STUDY = Study(
             "largest difference of weights to one device after 3 steps",
             1e-4,
             "{:.1e}",
-            "A property, not a finding.",
+            "This is a property, not a finding.",
         ),
         Claim(
             "c",
             "Synchronized statistics make replicas one device, with unequal batches too",
             "1706.02677, section 2.3; ARTICLES 3",
             like_one_device(NAMES[SYNCHRONIZED], True),
-            "1e-4 less the largest difference of weights to one device after 3 steps",
+            "1e-4 minus the largest difference of weights to one device after 3 steps",
             0.0,
             "{:.1e}",
         ),
@@ -134,17 +148,17 @@ STUDY = Study(
             "GN does not depend on the number of replicas",
             "1803.08494",
             like_one_device("gn", True),
-            "1e-4 less the largest difference of weights to one device after 3 steps",
+            "1e-4 minus the largest difference of weights to one device after 3 steps",
             0.0,
             "{:.1e}",
-            "A property, not a finding.",
+            "This is a property, not a finding.",
         ),
         Claim(
             "e",
             "BN loses accuracy when the batch is split over many replicas",
             "1803.08494; ARTICLES 2",
             gap("error", {"replicas": max}, {"replicas": min}, norm="bn"),
-            "test error, most replicas less one",
+            "test error, on the most replicas minus on one",
             0.01,
             "{:+.1%}",
         ),
@@ -153,7 +167,7 @@ STUDY = Study(
             "Synchronized statistics cost time",
             "1706.02677, section 2.3",
             time_ratio,
-            "time of a step on the most replicas, synchronized over apart, less 1",
+            "time of a step on the most replicas, synchronized over apart, minus 1",
             0.0,
             "{:+.0%}",
         ),
@@ -176,7 +190,7 @@ STUDY = Study(
             "{:.0e}",
         ),
         Table(
-            "The same with unequal batches",
+            "Largest difference of weights to one device after 3 steps, unequal batches",
             "weights_difference",
             "norm",
             "replicas",

@@ -1,23 +1,42 @@
 """Which statistics do layers choose, and how does that move with the batch size?"""
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 from keras_norms import analysis
 from keras_norms.comparison import CLAIMS, MARGIN
 from zoo.laboratory.figures import Curves, Shares
 from zoo.laboratory.studies import published
-from zoo.laboratory.study import Claim, Run, Scale, Study, Table, gap, subtract
+from zoo.laboratory.study import (
+    Claim,
+    Effect,
+    Number,
+    Rows,
+    Run,
+    Scale,
+    Study,
+    Table,
+    gap,
+    subtract,
+)
 from zoo.laboratory.tasks.train import Train, preferences
 from zoo.training import TrainOptions
 
 SOURCE = "1806.10779, 1811.07727; ARTICLES 13"
 RESNET, CONV6 = "ResNet-20", "conv6"
-AFTER = "Added when the calibration seeds had shown it, before the judged ones were run."
+AFTER = "Added after the calibration seeds had shown it, and before the judged seeds were run."
 WIDTHS = {RESNET: 1.0, CONV6: 1.0}
 
 
-def plan(batches, global_batch, widths=WIDTHS, **options):
-    """Equal steps on equal batches; only the number of samples that share statistics changes."""
+def plan(
+    batches: Sequence[int],
+    global_batch: int,
+    widths: Mapping[str, float] = WIDTHS,
+    **options: Any,
+) -> list[Run]:
+    """The same steps on the same batches, with different numbers of samples per statistic."""
 
-    def run(name, batch, decay=None):
+    def run(name: str, batch: int, decay: bool | None = None) -> Run:
         model = {RESNET: "resnet20", CONV6: "conv6"}[name]
         settings = TrainOptions(
             model=model,
@@ -41,11 +60,11 @@ def plan(batches, global_batch, widths=WIDTHS, **options):
 BASE = {"model": RESNET, "batch": max, "decay": True}
 
 
-def depth(name, **where):
-    """An effect: that of a published claim on the three thirds of a net, by depth."""
+def depth(name: str, **where: Any) -> Effect:
+    """The effect of a published claim about the first, middle and last third of a net."""
     claim = CLAIMS[name]
 
-    def effect(rows):
+    def effect(rows: Rows) -> Number:
         rows = rows.where(**BASE | where)
         thirds = ("first", "middle", "last")
         shares = [rows.mean(f"both_{third}_{claim.statistic}") for third in thirds]
@@ -54,11 +73,11 @@ def depth(name, **where):
     return effect
 
 
-def batch_size(name, model=RESNET):
-    """An effect: that of a published claim on the nets of the largest and smallest batch."""
+def batch_size(name: str, model: str = RESNET) -> Effect:
+    """The effect of a published claim about the nets of the largest and the smallest batch."""
     claim = CLAIMS[name]
 
-    def effect(rows):
+    def effect(rows: Rows) -> Number:
         rows = rows.where(model=model, decay=True)
         shares = [rows.mean(f"both_net_{claim.statistic}", batch=end) for end in (max, min)]
         return None if None in shares else claim.effect(*shares)
@@ -66,18 +85,21 @@ def batch_size(name, model=RESNET):
     return effect
 
 
-def fall(share):
+def fall(share: str) -> Effect:
     """An effect: by how much a share falls from the largest to the smallest batch."""
     return gap(share, {"batch": max}, {"batch": min}, model=RESNET, decay=True)
 
 
-def suppression(rows):
-    """By how much more the share of BN falls for the variance than for the mean."""
+def suppression(rows: Rows) -> Number:
+    """An effect: how much more the share of BN falls for the variance than for the mean."""
     return subtract(fall("variance_net_batch")(rows), fall("mean_net_batch")(rows))
 
 
-def separation(rows):
-    """The mean over layers of the weight that would have to move to make mean and variance one."""
+def separation(rows: Rows) -> Number:
+    """An effect: half the absolute difference of the weights for mean and variance, over layers.
+
+    It is the weight that would have to pass from one statistic to another to make both equal.
+    """
     distances = [
         sum(abs(weights["mean"][s] - weights["variance"][s]) for s in weights["mean"]) / 2
         for row in rows.where(**BASE)
@@ -89,15 +111,15 @@ def separation(rows):
 PARTS = {"stem": "stem", "stage1": "1", "stage2": "2", "stage3": "3"}
 
 
-def shares(rows, kind, part=None):
-    """Means over the layers of a stage, or of the net."""
+def shares(rows: Rows, kind: str, part: str | None = None) -> dict[str, float]:
+    """The mean shares of the layers of a stage; of all layers with None."""
     layers = (layer for row in rows for layer in row["importance"].items())
     chosen = (weights for path, weights in layers if part in (None, analysis.stage(path)))
     return analysis.average(chosen)[kind]
 
 
-def beside_the_paper(rows):
-    """The published shares, and ours: over the net by batch, and by depth for either end."""
+def beside_the_paper(rows: Rows) -> dict[str, Any]:
+    """The panels of the figure: published shares and ours, by batch size and by depth."""
     rows = type(rows)(row for row in rows.where(decay=True) if "importance" in row)
     plain, rows = rows.where(model=CONV6), rows.where(model=RESNET)
     if not rows:
@@ -110,8 +132,8 @@ def beside_the_paper(rows):
             str(batch): shares(rows.where(batch=batch), "both") for batch in rows.values("batch")
         },
     }
-    for published_batch, own in ((32, max), (2, min)):
-        own = own(rows.values("batch"))
+    for published_batch, end in ((32, max), (2, min)):
+        own = end(rows.values("batch"))
         for kind in ("mean", "variance"):
             panels[f"Paper: {kind}, {published_batch} samples, by block"] = published.BLOCKS[
                 published_batch
@@ -127,7 +149,7 @@ def beside_the_paper(rows):
     return panels
 
 
-def dynamics(row):
+def dynamics(row: Mapping[str, Any]) -> dict[int, float] | None:
     """The importance of BN in the net, by step."""
     if "dynamics" not in row:
         return None
@@ -137,13 +159,13 @@ def dynamics(row):
 STUDY = Study(
     question="Which statistics do layers choose, and how does that move with the batch size?",
     about=(
-        "A ResNet-20 and a plain net of six convolutions, with Switchable Norm everywhere, on "
-        "CIFAR-10. All runs take the same steps on the same batches; only the number of samples "
-        "that share a mean and a variance changes (ghost batches), as with so many samples per "
-        "replica. At the scale of 2 cores, few steps on a subset at a part of the width, the rate "
-        "of the logits is ten times that of the weights, or they would hardly leave their start. "
-        "Importance is the average of the weights for mean and variance; thirds are of the layers, "
-        "by depth. The paper's nets are ResNet-50 on ImageNet."
+        "A ResNet-20 and a plain net of six convolutions learn CIFAR-10 with Switchable Norm "
+        "everywhere. All runs take the same steps on the same batches. Only the number of samples "
+        "that share a mean and a variance changes (ghost batches), as if each replica had so many. "
+        "At cpu scale there are few steps, on a subset, with narrower nets. There the rate of the "
+        "logits is ten times that of the weights; otherwise they would hardly move. Importance is "
+        "the average of the weights for mean and variance. Thirds are thirds of the layers, by "
+        "depth. The paper's nets are ResNet-50 on ImageNet."
     ),
     plan=plan,
     scales={
@@ -194,8 +216,8 @@ STUDY = Study(
             depth("b"),
             CLAIMS["b"].measured,
             MARGIN,
-            remark="At cpu scale BN grows toward the last stage. The nets have three stages, not "
-            "five, and their last one sees 8 x 8 pixels.",
+            remark="At cpu scale BN grows toward the last stage. These nets have three stages, not "
+            "five, and their last stage still has 8 x 8 pixels.",
         ),
         Claim(
             "c",
@@ -244,20 +266,20 @@ STUDY = Study(
             "Mean and variance have different preferences",
             SOURCE,
             separation,
-            "weight that differs between mean and variance, mean over layers",
+            "difference of the weights for mean and variance, averaged over layers",
             0.05,
-            remark="No distance is negative: weights that drift apart at random differ too. That "
-            "it is no drift shows in the stem, whose preferences are the paper's.",
+            remark="A distance is never negative, so weights that drift at random would differ "
+            "too. The stem shows that it is more than drift: its preferences are the paper's.",
         ),
         Claim(
             "f",
             "At small batches the variance of BN is suppressed more than its mean",
             SOURCE,
             suppression,
-            "fall of BN's share in the net, variance less mean",
+            "fall of BN's share in the net, for the variance minus for the mean",
             MARGIN,
-            remark="At cpu scale, likely since weights for the mean move first: at the largest "
-            "batch those for the variance have hardly left a third, with little to fall from.",
+            remark="The likely reason at cpu scale: weights for the mean move first. At the "
+            "largest batch those for the variance are still near a third, with little to fall from.",
         ),
     ),
     tables=(
@@ -300,7 +322,7 @@ STUDY = Study(
             "What switches chose: published on the left, measured on the right.", beside_the_paper
         ),
         "dynamics": Curves(
-            "The importance of BN in training, by samples that share statistics.",
+            "The importance of BN during training, by the number of samples that share statistics.",
             dynamics,
             by="batch",
             panels="model",

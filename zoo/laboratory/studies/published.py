@@ -1,7 +1,7 @@
-"""Numbers that papers have published, as data; figures of theirs are digitized to about 0.01."""
+"""Published numbers, as data. Those of figures are digitized, to about 0.01."""
 
-# arXiv 1806.10779, ResNet-50 on ImageNet, 8 GPUs. Importance of each statistic over the whole net,
-# by samples per GPU: the figure of the ratios by batch size.
+# Of arXiv 1806.10779, ResNet-50 on ImageNet with 8 GPUs, the figure of the ratios by batch size:
+# {samples per GPU: importance of each statistic in the whole net}.
 BATCH_SIZES = {
     32: {"batch": 0.59, "instance": 0.16, "layer": 0.25},
     16: {"batch": 0.53, "instance": 0.19, "layer": 0.29},
@@ -10,8 +10,8 @@ BATCH_SIZES = {
     2: {"batch": 0.14, "instance": 0.31, "layer": 0.55},
     1: {"batch": 0.00, "instance": 0.52, "layer": 0.48},
 }
-# {samples per GPU: {kind: (batch, instance, layer) of b1, the stem, to b5, the last stage}}: the
-# figure of the ratios by block.
+# Of the same nets, the figure of the ratios by block, from the stem b1 to the last stage b5:
+# {samples per GPU: {kind: (batch, instance, layer) of each block}}.
 _BLOCKS = {
     32: {
         "mean": (

@@ -1,18 +1,26 @@
 """Which norm in recurrent networks and Transformers?"""
 
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
 from zoo.laboratory.figures import Curves
-from zoo.laboratory.study import Claim, Run, Scale, Study, Table, gap
+from zoo.laboratory.study import Claim, Effect, Run, Scale, Study, Table, gap
 from zoo.laboratory.tasks.train import Train
 from zoo.training import TrainOptions
 
 LN_PAPER = "1607.06450, section 6; ARTICLES 8"
 
 
-def plan(lstm, transformer, datasets, common=None):
+def plan(
+    lstm: Sequence[str],
+    transformer: Mapping[Literal["pre", "post"], Sequence[str]],
+    datasets: Mapping[str, Mapping[str, Any]],
+    common: Mapping[str, Any],
+) -> list[Run]:
     """An LSTM with each norm; a Transformer with each norm before and after its branches."""
     runs = []
     for dataset, options in datasets.items():
-        options = dict(common or {}, dataset=dataset, **options)
+        options = dict(common, dataset=dataset, **options)
         for norm in lstm:
             settings = TrainOptions(model="lstm", norm=norm, learning_rate=3e-3, **options)
             factors = {"data": dataset, "model": "LSTM", "norm": norm}
@@ -28,8 +36,8 @@ def plan(lstm, transformer, datasets, common=None):
     return runs
 
 
-def lower(norm, than, **where):
-    """An effect: by how much the test loss of a norm is lower than another's."""
+def lower(norm: str, than: str, **where: Any) -> Effect:
+    """An effect: how much lower the test loss with a norm is than with another."""
     return gap("cross_entropy", {"norm": than}, {"norm": norm}, **where)
 
 
@@ -39,10 +47,10 @@ LSTM = ("none", "ln", "bn", "sn")
 STUDY = Study(
     question="Which norm in recurrent networks and in Transformers, and where?",
     about=(
-        "An LSTM with norms inside its loop, whose batch statistics are kept for each time step "
-        "apart, and a Transformer with its norms before (pre) or after (post) the branches; on "
-        "digits read row by row, and on the characters of tiny Shakespeare. Adam, equal steps, "
-        "gradients clipped to norm 1, no warm-up."
+        "An LSTM has its norms inside the loop, with batch statistics for each time step. A "
+        "Transformer has its norms before (pre) or after (post) the branches. Both read digits "
+        "row by row, and the characters of tiny Shakespeare. They train with Adam for equal steps; "
+        "gradients are clipped to norm 1, and nothing warms up."
     ),
     plan=plan,
     scales={
@@ -93,7 +101,7 @@ STUDY = Study(
             "LN does better than BN in recurrent networks, on text",
             LN_PAPER,
             lower("ln", "bn", model="LSTM", data=TEXT),
-            "test loss of the LSTM on text, BN less LN",
+            "test loss of the LSTM on text, BN minus LN",
             0.01,
         ),
         Claim(
@@ -101,7 +109,7 @@ STUDY = Study(
             "LN does better than BN in recurrent networks, on images row by row",
             LN_PAPER,
             lower("ln", "bn", model="LSTM", data=DIGITS),
-            "test loss of the LSTM on digits, BN less LN",
+            "test loss of the LSTM on digits, BN minus LN",
             0.01,
         ),
         Claim(
@@ -109,7 +117,7 @@ STUDY = Study(
             "LN speeds up an LSTM",
             LN_PAPER,
             lower("ln", "none", model="LSTM", data=TEXT),
-            "test loss of the LSTM on text after equal steps, none less LN",
+            "test loss of the LSTM on text after equal steps, no norm minus LN",
             0.01,
         ),
         Claim(
@@ -117,17 +125,17 @@ STUDY = Study(
             "BN in a recurrent network needs statistics for every time step, which costs space",
             "1603.09025, section 3; ARTICLES 4",
             gap("parameters", {"norm": "bn"}, {"norm": "ln"}, model="LSTM", data=TEXT),
-            "parameters of the LSTM, with moving statistics, BN less LN",
+            "parameters of the LSTM, moving statistics included, BN minus LN",
             0,
             "{:+,.0f}",
-            "A property, not a finding.",
+            "This is a property, not a finding.",
         ),
         Claim(
             "e",
             "LN suits the Transformer better than BN",
             "1706.03762, section 3.1; ARTICLES 8",
             lower("ln", "bn", model=PRE, data=TEXT),
-            "test loss of the pre-norm Transformer on text, BN less LN",
+            "test loss of the pre-norm Transformer on text, BN minus LN",
             0.01,
         ),
         Claim(
@@ -135,9 +143,9 @@ STUDY = Study(
             "A Transformer trains better with norms before the branches, where nothing warms up",
             "2002.04745, section 4",
             gap("cross_entropy", {"model": POST}, {"model": PRE}, norm="ln", data=TEXT),
-            "test loss with LN on text, post less pre",
+            "test loss with LN on text, post minus pre",
             0.01,
-            remark="Likely because two blocks are too shallow for gradients to need a warm-up.",
+            remark="The likely reason: with two blocks the net is too shallow to need a warm-up.",
         ),
     ),
     tables=(

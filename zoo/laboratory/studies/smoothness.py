@@ -1,16 +1,18 @@
 """Does normalization smooth the loss? Santurkar et al., 2018."""
 
 import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from zoo.laboratory.figures import Curves
-from zoo.laboratory.study import Claim, Run, Scale, Study, Table, gap
+from zoo.laboratory.study import Claim, Effect, Number, Rows, Run, Scale, Study, Table, gap
 from zoo.laboratory.tasks.landscape import Landscape
 
 SOURCE = "1805.11604, section 3.1; ARTICLES 14"
 
 
-def plan(norms, **settings):
-    """One net at one rate, with each norm; and with covariate shift put in after every norm."""
+def plan(norms: Sequence[str], **settings: Any) -> list[Run]:
+    """One net at one rate with each norm; with BN and with none, also with covariate shift."""
     return [
         Run(f"{norm}{'-shift' * shift}", {"norm": norm, "shift": shift}, task)
         for norm in norms
@@ -20,10 +22,10 @@ def plan(norms, **settings):
     ]
 
 
-def against_none(measure):
-    """An effect: the logarithm (base 10) of how many times smaller a measure is with BN."""
+def against_none(measure: str) -> Effect:
+    """An effect: log10(a measure without a norm / the measure with BN)."""
 
-    def effect(rows):
+    def effect(rows: Rows) -> Number:
         rows = rows.where(shift=False)
         if any(
             row.get("diverged_at") is not None for n in ("none", "bn") for row in rows.where(norm=n)
@@ -35,20 +37,20 @@ def against_none(measure):
     return effect
 
 
-def curve(measure):
-    """A measure by step, from a row."""
+def curve(measure: str) -> Callable[[Mapping[str, Any]], dict[int, float]]:
+    """A function from a row to a measure by step."""
     return lambda row: dict(zip(row["curves"]["step"], row["curves"][measure], strict=True))
 
 
 STUDY = Study(
     question="Does normalization make the loss smoother, and is it the missing covariate shift?",
     about=(
-        "At every tenth step of SGD at a constant rate, the loss and its gradient at several "
-        "points along the gradient, from half to four times the step. Relative change is the "
-        "largest distance between the gradient at such a point and the one at the weights, in "
-        "units of the latter; effective beta divides that distance by that of the points. BN is "
-        "also trained with noise behind every norm, whose mean and scale change at every step, "
-        "so that what the next layer gets never settles."
+        "A net trains with SGD at a constant rate. At every tenth step, loss and gradient are "
+        "measured at points along the gradient, from half to four times as far as the step goes. "
+        "Relative change is the largest distance of the gradient at a point from the gradient at "
+        "the weights, in units of the latter. Effective beta is the largest ratio of that distance "
+        "to the distance of the point. BN is also trained with noise behind every norm. Its mean "
+        "and scale change at every step, so that the inputs of the next layer never settle."
     ),
     plan=plan,
     scales={
@@ -85,7 +87,7 @@ STUDY = Study(
             "The gradient changes less along a step with BN than without",
             SOURCE,
             against_none("median_relative_change"),
-            "log10 of the ratio of relative changes, none to BN",
+            "log10 of the relative change, no norm over BN",
             0.1,
             "{:+.2f}",
         ),
@@ -94,7 +96,7 @@ STUDY = Study(
             "The loss surface is smoother with BN (effective beta)",
             SOURCE,
             against_none("median_smoothness"),
-            "log10 of the ratio of betas, none to BN",
+            "log10 of effective beta, no norm over BN",
             0.1,
             "{:+.2f}",
         ),
@@ -103,7 +105,7 @@ STUDY = Study(
             "The loss varies less along the gradient with BN",
             SOURCE,
             against_none("median_loss_range"),
-            "log10 of the ratio of ranges, none to BN",
+            "log10 of the range of the loss, no norm over BN",
             0.1,
             "{:+.2f}",
         ),
@@ -112,9 +114,10 @@ STUDY = Study(
             "Normalization speeds up training",
             "1502.03167; ARTICLES 14",
             gap("final_loss", {"norm": "none"}, {"norm": "bn"}, shift=False),
-            "training loss at the end, none less BN",
+            "training loss at the end, no norm minus BN",
             0.05,
-            remark="Not every norm: at cpu scale WN diverges, and IN stays at chance.",
+            remark="This is not so with every norm: at cpu scale WN diverges, and IN stays at "
+            "chance.",
         ),
         Claim(
             "e",
@@ -125,7 +128,7 @@ STUDY = Study(
                 {"norm": "none", "shift": False},
                 {"norm": "bn", "shift": True},
             ),
-            "training loss at the end, none less shifted BN",
+            "training loss at the end, no norm minus BN with the shift",
             0.05,
         ),
     ),
@@ -156,7 +159,7 @@ STUDY = Study(
     ),
     figures={
         "smoothness": Curves(
-            "Effective smoothness along the gradient in training: lower is smoother.",
+            "Effective beta along the gradient during training: lower is smoother.",
             curve("smoothness"),
             by="norm",
             where={"shift": False},
@@ -164,7 +167,7 @@ STUDY = Study(
             log="y",
         ),
         "loss": Curves(
-            "Training loss.",
+            "Training loss by step, without and with covariate shift.",
             curve("loss"),
             by="norm",
             panels="shift",

@@ -1,7 +1,10 @@
 """Contrast and colour of an image: where instance norm helps, and where it is blind."""
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 from zoo.laboratory.figures import Curves
-from zoo.laboratory.study import Claim, Run, Scale, Study, Table, gap, subtract
+from zoo.laboratory.study import Claim, Effect, Run, Scale, Study, Table, gap, subtract
 from zoo.laboratory.tasks.train import Train, preferences
 from zoo.training import TrainOptions
 
@@ -9,8 +12,8 @@ NONE, NUISANCE, LABEL = "absent", "a nuisance", "the label"
 BIN = "1805.07925, ARTICLES 11"
 
 
-def plan(norms, datasets, **options):
-    """The same images with their style as a nuisance, and as what is to be told."""
+def plan(norms: Sequence[str], datasets: Mapping[str, str], **options: Any) -> list[Run]:
+    """Each norm on each data set, in which style is absent, a nuisance or the label."""
     return [
         Run(
             f"{dataset}-{norm}",
@@ -25,15 +28,15 @@ def plan(norms, datasets, **options):
     ]
 
 
-def gates(row):
-    """The mean gate by step: 1 is batch, 0 is instance."""
+def gates(row: Mapping[str, Any]) -> dict[int, float] | None:
+    """The mean gate of BIN by step: 1 is batch, 0 is instance."""
     if "dynamics" not in row or row["norm"] != "bin":
         return None
     return {int(step): kinds["gate"]["batch"] for step, kinds in row["dynamics"].items()}
 
 
-def cost(norm):
-    """An effect's part: how much accuracy a norm loses where a style is a nuisance."""
+def cost(norm: str) -> Effect:
+    """How much accuracy a norm loses to a style that is a nuisance, as a part of an effect."""
     return gap("accuracy", {"style is": NONE}, {"style is": NUISANCE}, norm=norm)
 
 
@@ -42,10 +45,10 @@ STUDY = Study(
     calibration=(100,),
     question="Which norm where the style of an image is a nuisance, and where it matters?",
     about=(
-        "Images in a random contrast and random colours, which are drawn once for each: as a "
-        "nuisance, when the digit or object is to be told, and as the label, when the contrast is. "
-        "Styles are affine by channel, which is what instance statistics take out. Style transfer "
-        "and other generation are out of scope."
+        "Each image gets a random style, which is contrast and colours. Where the digit or object "
+        "is the label, style is a nuisance; elsewhere the contrast itself is the label. A style is "
+        "affine in each channel, and that is what instance statistics remove. Style transfer and "
+        "other generation are out of scope."
     ),
     plan=plan,
     scales={
@@ -86,10 +89,10 @@ STUDY = Study(
             "IN helps where contrast and colour are a nuisance",
             "1607.08022, ARTICLES 9",
             gap("accuracy", {"norm": "in"}, {"norm": "bn"}, **{"style is": NUISANCE}),
-            "test accuracy, IN less BN",
+            "test accuracy, IN minus BN",
             0.01,
             "{:+.1%}",
-            remark="At cpu scale IN does worse on these images without any style too; BN loses "
+            remark="At cpu scale IN is also worse on these images without any style, and BN loses "
             "less than one point to the style.",
         ),
         Claim(
@@ -97,7 +100,7 @@ STUDY = Study(
             "IN is blind to contrast and colour: they cost it less than BN",
             "1607.08022, ARTICLES 9",
             lambda rows: subtract(cost("bn")(rows), cost("in")(rows)),
-            "accuracy lost to the nuisance, BN less IN",
+            "accuracy lost to the nuisance, BN minus IN",
             0.005,
             "{:+.1%}",
         ),
@@ -106,17 +109,17 @@ STUDY = Study(
             "IN is blind to contrast, and hurts where it matters",
             "ARTICLES 9",
             gap("accuracy", {"norm": "bn"}, {"norm": "in"}, **{"style is": LABEL}),
-            "test accuracy, BN less IN",
+            "test accuracy, BN minus IN",
             0.1,
             "{:+.1%}",
-            remark="A property of IN: but for epsilon, it cannot see contrast.",
+            remark="This is a property of IN: apart from epsilon, contrast cannot pass it.",
         ),
         Claim(
             "d",
             "BIN keeps style where it matters",
             BIN,
             gap("accuracy", {"norm": "bin"}, {"norm": "in"}, **{"style is": LABEL}),
-            "test accuracy where style is the label, BIN less IN",
+            "test accuracy where style is the label, BIN minus IN",
             0.1,
             "{:+.1%}",
         ),
@@ -125,7 +128,7 @@ STUDY = Study(
             "BIN drops style where it is a nuisance: as good as IN there",
             BIN,
             gap("accuracy", {"norm": "bin"}, {"norm": "in"}, **{"style is": NUISANCE}),
-            "test accuracy where style is a nuisance, BIN less IN",
+            "test accuracy where style is a nuisance, BIN minus IN",
             -0.01,
             "{:+.1%}",
         ),
@@ -134,7 +137,7 @@ STUDY = Study(
             "The gates of the first layers are nearer to IN where style is a nuisance",
             BIN,
             gap("gate_first_batch", {"style is": NONE}, {"style is": NUISANCE}, norm="bin"),
-            "mean gate of the first third (1 is batch), style absent less a nuisance",
+            "mean gate of the first third (1 is batch), style absent minus style a nuisance",
             0.05,
         ),
     ),
@@ -151,7 +154,7 @@ STUDY = Study(
     ),
     figures={
         "accuracy": Curves(
-            "Test accuracy in training.",
+            "Test accuracy by epoch, where style is absent, a nuisance or the label.",
             lambda row: dict(enumerate(row["curves"]["val_accuracy"], 1)),
             by="norm",
             panels="style is",
@@ -159,7 +162,7 @@ STUDY = Study(
             percent=True,
         ),
         "gates": Curves(
-            "Where the gates of BIN go: 1 is batch, 0 is instance.",
+            "The mean gate of BIN during training: 1 is batch, 0 is instance.",
             gates,
             by="style is",
             where={"norm": "bin"},

@@ -1,66 +1,64 @@
-"""The comparison of one of the articles, on points of which the rule is known."""
+"""An article's comparison of norms, on points whose rule is known."""
 
 import statistics
+from collections.abc import Callable, Sequence
 
 from zoo.laboratory.figures import Curves
-from zoo.laboratory.study import Claim, Run, Scale, Study, Table, subtract
+from zoo.laboratory.study import Claim, Effect, Number, Rows, Run, Scale, Study, Table, subtract
 from zoo.laboratory.tasks.train import Train
 from zoo.training import TrainOptions
 
 SOURCE = "ARTICLES 15"
 GN = "gn(groups=5)"
 NORMS = ("none", "bn", "ln", GN, "sn", "wn", "rms")
+Measure = Callable[[Rows, str], Number]  # of a norm
 
 
-def first_epochs(rows, norm):
+def first_epochs(rows: Rows, norm: str) -> Number:
     """The mean training loss of the first fifth of the epochs."""
     return rows.early("loss", 1 / 5, norm=norm, batch=64)
 
 
-def fluctuation(rows, norm, batch=64):
-    """The mean change from epoch to epoch in the last half, the loss's trend taken out."""
+def fluctuation(rows: Rows, norm: str, batch: int = 64) -> Number:
+    """How far the loss jumps from epoch to epoch in the last half, apart from its trend."""
     curve = rows.curve("loss", norm=norm, batch=batch)
     if not curve or len(curve) < 6:
         return None
     half = curve[len(curve) // 2 :]
-    # The second difference is blind to a straight line.
+    # Second differences, because those of a straight line are 0.
     bends = [abs(a - 2 * b + c) for a, b, c in zip(half, half[1:], half[2:], strict=False)]
     return statistics.fmean(bends)
 
 
-def least(measure, norm, others):
-    """An effect: by how much a function of rows and norm is less for `norm` than for any other."""
+def lowest(measure: Measure, norm: str, others: Sequence[str]) -> Effect:
+    """An effect: how much lower a measure is with a norm than with the lowest of the others."""
 
-    def effect(rows):
-        values = [measure(rows, other) for other in others]
-        return None if None in values else subtract(min(values), measure(rows, norm))
+    def effect(rows: Rows) -> Number:
+        values = [value for other in others if (value := measure(rows, other)) is not None]
+        return subtract(min(values), measure(rows, norm)) if len(values) == len(others) else None
 
     return effect
 
 
-def more(measure, norm, others):
-    """An effect: by how much a function of rows and norm is more for `norm` than for any other."""
-    return least(lambda rows, name: _negative(measure(rows, name)), norm, others)
+def highest(measure: Measure, norm: str, others: Sequence[str]) -> Effect:
+    """An effect: how much higher a measure is with a norm than with the highest of the others."""
+    return lowest(lambda rows, name: subtract(0.0, measure(rows, name)), norm, others)
 
 
-def final(rows, norm):
+def final(rows: Rows, norm: str) -> Number:
     """The training loss at the end."""
     curve = rows.curve("loss", norm=norm, batch=64)
-    return curve and curve[-1]
+    return curve[-1] if curve else None
 
 
-def spread_of_ends(rows):
+def range_of_ends(rows: Rows) -> Number:
     """The range of the training losses at the end."""
-    ends = [final(rows, norm) for norm in ("bn", "ln", GN)]
-    return None if None in ends else max(ends) - min(ends)
+    ends = [loss for norm in ("bn", "ln", GN) if (loss := final(rows, norm)) is not None]
+    return max(ends) - min(ends) if len(ends) == 3 else None
 
 
-def _negative(value):
-    return None if value is None else -value
-
-
-def plan(norms, batches, epochs):
-    """MLP 10-50-2, Adam at 0.001; BN at larger batches too."""
+def plan(norms: Sequence[str], batches: Sequence[int], epochs: int) -> list[Run]:
+    """Each norm with the first batch size, and BN with the others too."""
     cases = [(norm, batches[0]) for norm in norms] + [("bn", batch) for batch in batches[1:]]
     return [
         Run(
@@ -85,11 +83,11 @@ def plan(norms, batches, epochs):
 STUDY = Study(
     question="How do the norms differ on a small problem whose rule is known?",
     about=(
-        "1,000 points of 10 uniform features, label 1 where their sum exceeds 5, a multilayer "
-        "perceptron 10-50-2, Adam at a constant 0.001, batches of 64, 50 epochs: the comparison "
-        "of one of the articles. BN also with a larger batch. Fluctuation is the mean size of "
-        "the second differences of the training loss over the last half of the epochs, which a "
-        "straight line has none of."
+        "This repeats the comparison of an article. There are 1,000 points of 10 uniform features; "
+        "the label is 1 where their sum exceeds 5. A multilayer perceptron 10-50-2 trains for 50 "
+        "epochs with Adam at a constant 0.001, in batches of 64; BN also in larger ones. "
+        "Fluctuation is the mean absolute second difference of the training loss over the last "
+        "half of the epochs, which is 0 for a straight line."
     ),
     plan=plan,
     scales={
@@ -102,16 +100,16 @@ STUDY = Study(
             "a",
             "BN falls fastest at first",
             SOURCE,
-            least(first_epochs, "bn", ("ln", GN)),
-            "mean loss of the first fifth of the epochs, the lesser of LN and GN less BN",
+            lowest(first_epochs, "bn", ("ln", GN)),
+            "mean loss of the first fifth of the epochs, the lower of LN and GN minus BN",
             0.005,
         ),
         Claim(
             "b",
             "BN fluctuates most at the end",
             SOURCE,
-            more(fluctuation, "bn", ("ln", GN)),
-            "fluctuation of the loss in the last half, BN less the larger of LN and GN",
+            highest(fluctuation, "bn", ("ln", GN)),
+            "fluctuation of the loss in the last half, BN minus the higher of LN and GN",
             0.0005,
             "{:+.4f}",
         ),
@@ -123,7 +121,7 @@ STUDY = Study(
                 fluctuation(rows, "bn", 64),
                 fluctuation(rows, "bn", max(rows.values("batch"), default=64)),
             ),
-            "fluctuation of BN, batch 64 less the largest batch",
+            "fluctuation of BN, batch 64 minus the largest batch",
             0.0005,
             "{:+.4f}",
         ),
@@ -131,8 +129,8 @@ STUDY = Study(
             "d",
             "LN varies more than GN",
             SOURCE,
-            more(fluctuation, "ln", (GN,)),
-            "fluctuation of the loss in the last half, LN less GN",
+            highest(fluctuation, "ln", (GN,)),
+            "fluctuation of the loss in the last half, LN minus GN",
             0.0,
             "{:+.4f}",
         ),
@@ -140,18 +138,18 @@ STUDY = Study(
             "e",
             "GN ends best",
             SOURCE,
-            least(final, GN, ("bn", "ln")),
-            "training loss at the end, the lesser of BN and LN less GN",
+            lowest(final, GN, ("bn", "ln")),
+            "training loss at the end, the lower of BN and LN minus GN",
             0.0,
-            remark="Likely because the label is in the size of the sum, which the mean and the "
-            "deviation over the units of a sample carry, and LN and GN take away.",
+            remark="The likely reason: the label is in the size of the sum. So it is in the mean "
+            "and the deviation over the units of a sample, which LN and GN remove.",
         ),
         Claim(
             "f",
             "All end close",
             SOURCE,
-            lambda rows: subtract(0.1, spread_of_ends(rows)),
-            "0.1 less the range of the final training losses of BN, LN and GN",
+            lambda rows: subtract(0.1, range_of_ends(rows)),
+            "0.1 minus the range of the final training losses of BN, LN and GN",
             0.0,
         ),
     ),
@@ -161,7 +159,7 @@ STUDY = Study(
     ),
     figures={
         "loss": Curves(
-            "Training loss by epoch: mean over seeds, and the band from least to greatest.",
+            "Training loss by epoch: the mean over seeds, with a band from least to greatest.",
             lambda row: dict(enumerate(row["curves"]["loss"], 1)),
             by="norm",
             panels="batch",

@@ -1,18 +1,24 @@
-"""Weight norm and its parts, on the net and with the recipe of its paper."""
+"""Weight norm and its parts, with the net and the recipe of its paper."""
+
+from collections.abc import Sequence
+from typing import Any
 
 from zoo.laboratory.figures import Curves
-from zoo.laboratory.study import Claim, Run, Scale, Study, Table, gap, subtract
+from zoo.laboratory.study import Claim, Effect, Run, Scale, Study, Table, gap, subtract
 from zoo.laboratory.tasks.train import Train
 from zoo.training import TrainOptions
 
 PAPER = "1602.07868, section 5.1"
-FEW = "At the scale of 2 cores there are 120 steps, of the paper's 100,000."
+FEW = "At cpu scale there are 120 steps; the paper has 100,000."
 
 
-def plan(norms=("none", "wn", "mobn", "wn_mobn", "bn"), **options):
-    """ConvPool-CNN-C with each norm, and with weight norm as it is drawn, not from the data."""
+NORMS = ("none", "wn", "mobn", "wn_mobn", "bn")
 
-    def run(norm, data_init=None):
+
+def plan(norms: Sequence[str] = NORMS, **options: Any) -> list[Run]:
+    """ConvPool-CNN-C with each norm, and with weight norm that is not initialized from data."""
+
+    def run(norm: str, data_init: bool | None = None) -> Run:
         suffix = "" if data_init is None else ", drawn"
         settings = TrainOptions(model="convpool", norm=norm, data_init=data_init, **options)
         factors = {"norm": f"{norm}{suffix}"}
@@ -21,22 +27,22 @@ def plan(norms=("none", "wn", "mobn", "wn_mobn", "bn"), **options):
     return [*map(run, norms), run("wn", data_init=False), run("wn_mobn", data_init=False)]
 
 
-def better(norm, than):
-    """An effect: by how much the test error of a norm is less than another's."""
+def better(norm: str, than: str) -> Effect:
+    """An effect: how much lower the test error with a norm is than with another."""
     return gap("error", {"norm": than}, {"norm": norm})
 
 
-def faster(norm, than):
-    """An effect: by how much less the training loss of a norm is, over the first half."""
+def faster(norm: str, than: str) -> Effect:
+    """An effect: how much lower the training loss is over the first half of the epochs."""
     return lambda rows: subtract(*(rows.early("loss", 1 / 2, norm=name) for name in (than, norm)))
 
 
 STUDY = Study(
     question="What does weight norm give, and which of its parts gives it?",
     about=(
-        "ConvPool-CNN-C with Adam, as in the paper. Weight norm is initialized from the first "
-        "batch, as there, and as drawn for comparison. At the scale of 2 cores: a quarter of the "
-        "width, a subset, few epochs, and a higher rate."
+        "ConvPool-CNN-C trains with Adam, as in the paper. Weight norm is initialized from the "
+        "first batch, as there, or keeps its random weights, which is called drawn. At cpu scale "
+        "the net has a quarter of the width, a subset of the data, few epochs, and a higher rate."
     ),
     plan=plan,
     scales={
@@ -72,7 +78,7 @@ STUDY = Study(
             "WN with mean-only BN beats the plain net",
             PAPER,
             better("wn_mobn", "none"),
-            "test error, plain less WN + mean-only BN",
+            "test error, no norm minus WN + mean-only BN",
             0.0,
             "{:+.1%}",
             remark=FEW,
@@ -82,7 +88,7 @@ STUDY = Study(
             "WN with mean-only BN beats BN",
             PAPER + ", ARTICLES 5",
             better("wn_mobn", "bn"),
-            "test error, BN less WN + mean-only BN",
+            "test error, BN minus WN + mean-only BN",
             0.0,
             "{:+.1%}",
             remark=FEW,
@@ -92,7 +98,7 @@ STUDY = Study(
             "WN with mean-only BN beats WN alone",
             PAPER,
             better("wn_mobn", "wn"),
-            "test error, WN less WN + mean-only BN",
+            "test error, WN minus WN + mean-only BN",
             0.0,
             "{:+.1%}",
         ),
@@ -101,7 +107,7 @@ STUDY = Study(
             "WN with mean-only BN beats mean-only BN alone",
             PAPER,
             better("wn_mobn", "mobn"),
-            "test error, mean-only BN less WN + mean-only BN",
+            "test error, mean-only BN minus WN + mean-only BN",
             0.0,
             "{:+.1%}",
             remark=FEW,
@@ -111,7 +117,7 @@ STUDY = Study(
             "WN speeds up training",
             PAPER,
             faster("wn", "none"),
-            "training loss over the first half, plain less WN",
+            "training loss over the first half, no norm minus WN",
             0.02,
             remark=FEW,
         ),
@@ -120,10 +126,10 @@ STUDY = Study(
             "Initialization from the data helps WN",
             "1602.07868, section 3",
             faster("wn", "wn, drawn"),
-            "training loss over the first half, as drawn less from the data",
+            "training loss over the first half, drawn minus initialized from the data",
             0.02,
-            remark="Then its loss is twice as high in the first epoch, and is not made up for. "
-            + FEW,
+            remark="With it, the loss of the first epoch is twice as high, and WN does not catch "
+            "up. " + FEW,
         ),
     ),
     tables=(
@@ -138,7 +144,7 @@ STUDY = Study(
     ),
     figures={
         "loss": Curves(
-            "Training loss.",
+            "Training loss by epoch.",
             lambda row: dict(enumerate(row["curves"]["loss"], 1)),
             by="norm",
             labels=("epoch", "training loss"),

@@ -26,7 +26,7 @@ class Step(NamedTuple):
 
     outputs: Copies
     input_gradients: Copies
-    gradients: list[Copies]
+    gradients: Sequence[Copies]
 
 
 def step_on_replicas(

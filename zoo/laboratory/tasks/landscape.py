@@ -1,10 +1,13 @@
-"""How smooth the loss is along its gradient while a model trains, and what covariate shift does."""
+"""How smooth the loss is along its gradient during training, with and without covariate shift."""
 
 import contextlib
 import dataclasses
 import functools
 import math
 import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -20,23 +23,23 @@ from zoo.training.options import TrainOptions
 
 @dataclasses.dataclass(frozen=True)
 class Landscape:
-    """Trains a model with SGD, and looks along the gradient at every so many steps.
+    """Trains a model with SGD, and probes the loss along its gradient at regular steps.
 
-    The function that is probed is the training loss of the step's batch: batch statistics are
-    those of the batch at each point, and dropout and shift are drawn as in the step.
+    What is probed is the training loss on the batch of the step. Each point has the batch
+    statistics that this batch has there, and the same dropout and shift as the step.
 
     Attributes:
         model: a name of `zoo.training.catalog.entries()`.
         norm: what `keras_norms.get` understands.
         dataset: what `zoo.data.load` understands.
         width: factor of the number of channels.
-        train_examples: int, or None for all.
-        test_examples: int, or None for all.
+        train_examples: how many; None for all.
+        test_examples: how many; None for all.
         batch_size: samples of a batch.
         steps: training steps.
         learning_rate: of all steps.
-        shift: whether `CovariateShift` follows every norm (or its place, where there is none).
-        every: steps from one measurement to the next.
+        shift: whether a `CovariateShift` follows every norm, or stands in its place with "none".
+        every: steps from one probe to the next.
         lengths: of the steps along the gradient, in multiples of the learning rate.
 
     Reference:
@@ -57,19 +60,20 @@ class Landscape:
     every: int = 10
     lengths: tuple[float, ...] = (0.5, 1.0, 2.0, 3.0, 4.0)
 
-    def rows(self, seed, folder, data_dir):
+    def rows(self, seed: int, folder: Path | None, data_dir: str | None) -> list[dict[str, Any]]:
         """Trains once.
 
         Args:
-            seed: int, of the weights, the order of the data and the shift.
+            seed: of the weights, the order of the data and the shift.
             folder: unused, nothing is written.
             data_dir: directory of TensorFlow Datasets, or None.
 
         Returns:
-            A list of one dict: of every measure of `probe` the "median_..." over training, in
-            which what is not finite counts as infinite, and in "curves" its values by step;
-            "final_loss", the mean training loss of the last `every` steps, "test_accuracy", and
-            "diverged_at", the step whose loss was not finite and ended the training, or None.
+            One dict. For every measure of `probe` it holds the median over training, "median_...",
+            in which values that are not finite count as infinite; "curves" holds all values by
+            step. "final_loss" is the mean training loss of the last `every` steps. "diverged_at"
+            is the step whose loss was not finite, which ends the training, or None.
+            "test_accuracy" comes last.
         """
         keras.utils.clear_session()
         keras.utils.set_random_seed(seed)
@@ -80,7 +84,9 @@ class Landscape:
         step = training_step(model, keras.optimizers.SGD(self.learning_rate))
         evaluate = loss_and_gradients(model)
         lengths = [self.learning_rate * length for length in self.lengths]
-        losses, measured, diverged_at = [], {}, None
+        losses: list[float] = []
+        measured: dict[int, dict[str, float]] = {}
+        diverged_at = None
         progress = keras.utils.Progbar(self.steps)
         for number, (x, y) in enumerate(batches.take(self.steps)):
             if number % self.every == 0:
@@ -101,10 +107,10 @@ class Landscape:
         }
         return [row]
 
-    def _model_and_examples(self, data_dir):
+    def _model_and_examples(self, data_dir: str | None) -> tuple[keras.Model, data.LabelledSet]:
         entry = catalog.entries()[self.model]
         if self.shift and self.model == "lstm":
-            raise ValueError("No shift can follow the norms inside of an LSTM: use shift=False.")
+            raise ValueError("A shift cannot follow the norms inside of an LSTM: use shift=False.")
         examples = data.load(
             self.dataset,
             data_dir,
@@ -112,62 +118,69 @@ class Landscape:
             test_examples=self.test_examples,
             sequences=entry.sequences,
         )
-        norm = shifted(self.norm) if self.shift else self.norm
+        norm: Any = shifted(self.norm) if self.shift else self.norm
         options = TrainOptions(model=self.model, norm=norm, width=self.width)
         return catalog.build(entry, options, examples), examples
 
 
-def probe(loss_and_gradients, weights, lengths):
-    """Measures of a loss L along its negative gradient g, at the points w - length g.
+def probe(
+    loss_and_gradients: Callable[[Sequence[tf.Tensor]], tuple[Any, list[tf.Tensor]]],
+    weights: Sequence[tf.Tensor],
+    lengths: Sequence[float],
+) -> dict[str, float]:
+    """Measures a loss against its gradient g at the weights w, at the points w - length g.
 
         smoothness = max over lengths of ||g(w - length g) - g|| / ||length g||
 
     Args:
         loss_and_gradients: pure function `weights -> (loss, gradients)`.
-        weights: list of tensors w.
-        lengths: positive floats, in units of the learning rate.
+        weights: the tensors w.
+        lengths: positive, in units of the learning rate.
 
     Returns:
-        A dict of floats: "loss" and "gradient_norm" at w; "loss_low", "loss_high" and their
-        difference "loss_range" over the points; "change_low" and "change_high" of the distance
-        ||g(point) - g||, the (un)predictiveness of the gradient; "relative_change", the largest
-        distance in units of ||g||, which does not depend on the scale of the loss; and
-        "smoothness", the effective beta, of which gradient descent bears 2 / rate at most.
+        "loss" and "gradient_norm" at w. Over the points, "loss_low", "loss_high" and their
+        difference "loss_range"; "change_low" and "change_high" of the distance ||g(point) - g||,
+        which says how badly g predicts the gradient there. "relative_change" is the largest
+        distance in units of ||g||, which does not depend on the scale of the loss. "smoothness"
+        is the effective beta; gradient descent is stable up to 2 / rate.
     """
     loss, gradients = loss_and_gradients(weights)
     norm = float(tf.linalg.global_norm(gradients))
     losses, changes = [], []
     for length in lengths:
-        moved = [w - length * g for w, g in zip(weights, gradients, strict=True)]
-        moved_loss, moved_gradients = loss_and_gradients(moved)
-        change = [b - a for a, b in zip(gradients, moved_gradients, strict=True)]
-        losses.append(float(moved_loss))
+        point = [w - length * g for w, g in zip(weights, gradients, strict=True)]
+        loss_there, gradients_there = loss_and_gradients(point)
+        change = [b - a for a, b in zip(gradients, gradients_there, strict=True)]
+        losses.append(float(loss_there))
         changes.append(float(tf.linalg.global_norm(change)))
-    losses, changes = np.array(losses), np.array(changes)
     with np.errstate(divide="ignore", invalid="ignore"):
         measures = {
             "loss": loss,
             "gradient_norm": norm,
-            "loss_low": losses.min(),
-            "loss_high": losses.max(),
+            "loss_low": np.min(losses),
+            "loss_high": np.max(losses),
             "loss_range": np.ptp(losses),
-            "change_low": changes.min(),
-            "change_high": changes.max(),
-            "relative_change": changes.max() / norm,
-            "smoothness": (changes / (np.array(lengths) * norm)).max(),
+            "change_low": np.min(changes),
+            "change_high": np.max(changes),
+            "relative_change": np.max(changes) / norm,
+            "smoothness": np.max(np.array(changes) / (np.array(lengths) * norm)),
         }
     return {name: float(value) for name, value in measures.items()}
 
 
-def loss_and_gradients(model):
+def loss_and_gradients(
+    model: keras.Model,
+) -> Callable[..., tuple[tf.Tensor, list[tf.Tensor]]]:
     """A compiled function `(weights, x, y) -> (loss, gradients)` of the training loss.
 
-    It changes nothing: neither weights nor moving statistics nor the states of random generators,
-    so that all calls between two steps draw the same noise.
+    It changes no weights, no moving statistics and no states of random generators. So all calls
+    between two steps draw the same noise.
     """
 
     @tf.function
-    def evaluate(weights, x, y):
+    def evaluate(
+        weights: list[tf.Tensor], x: tf.Tensor, y: tf.Tensor
+    ) -> tuple[tf.Tensor, list[tf.Tensor]]:
         others = [variable.value for variable in model.non_trainable_variables]
         with tf.GradientTape() as tape:
             tape.watch(weights)
@@ -176,23 +189,23 @@ def loss_and_gradients(model):
         gradients = tape.gradient(loss, weights, unconnected_gradients="zero")
         return loss, [tf.convert_to_tensor(gradient) for gradient in gradients]
 
-    # A list of variables would be captured, and fixed at what they are in the first call.
+    # As tensors: the graph would capture variables, with their values in the first call.
     return lambda weights, x, y: evaluate([tf.convert_to_tensor(w) for w in weights], x, y)
 
 
 class CovariateShift(keras.layers.Layer):
-    """Scales and moves every unit, in training, in a way that changes at every step.
+    """Scales and shifts every unit in training, by numbers that change at every step.
 
         y_ij = s_ij x_ij + m_ij,  m_ij ~ U(mu_j - r, mu_j + r),  s_ij ~ N(sigma_j, r)
         mu_j ~ U(-mean, mean),  sigma_j ~ U(1, scale)
 
-    for sample i and unit j, with new mu_j and sigma_j at every step. A unit is a channel, at all
-    its positions. Inference is the identity.
+    for sample i and unit j. All of it is drawn anew at every step. A unit is a channel at all its
+    positions. At inference, inputs pass unchanged.
 
     Args:
-        mean: float, largest distance of the shift's mean from 0.
-        scale: float, largest mean of the factor.
-        spread: float, r.
+        mean: largest distance of the mean of the shift from 0.
+        scale: largest mean of the factor.
+        spread: r, how much the shift and the factor of a unit differ between samples.
         **kwargs: arguments of `keras.layers.Layer`.
 
     Reference:
@@ -200,13 +213,15 @@ class CovariateShift(keras.layers.Layer):
         section 2.1 and the algorithm of "noisy" batch norm in its appendix.
     """
 
-    def __init__(self, mean=0.5, scale=1.25, spread=0.1, **kwargs):
+    def __init__(
+        self, mean: float = 0.5, scale: float = 1.25, spread: float = 0.1, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         self.mean, self.scale, self.spread = mean, scale, spread
         self.supports_masking = True
         self.seeds = keras.random.SeedGenerator()
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
         if not training:
             return inputs
         ones = (1,) * (len(inputs.shape) - 2)
@@ -218,30 +233,36 @@ class CovariateShift(keras.layers.Layer):
         factor = uniform(unit, 1.0, self.scale) + normal(sample, 0.0, self.spread)
         return inputs * factor + shift
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Sequence[int | None]) -> Sequence[int | None]:
         return input_shape
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         own = {"mean": self.mean, "scale": self.scale, "spread": self.spread}
         return {**super().get_config(), **own}
 
 
 class _Shifted(keras_norms.registry.Norm):
-    """A norm whose layers a `CovariateShift` follows."""
+    """A norm that makes each of its layers with a `CovariateShift` behind it."""
 
-    def normalize(self, name=None, **arguments):
-        norm = super().normalize(name, **arguments)
+    def normalize(
+        self,
+        name: str | None = None,
+        batch_axis: int | tuple[int, ...] = 0,
+        zero_init: bool = False,
+        **arguments: Any,
+    ) -> keras.Sequential:
+        norm = super().normalize(name, batch_axis, zero_init, **arguments)
         return keras.Sequential([norm, CovariateShift()], name=name and f"{name}_shifted")
 
 
-def shifted(spec):
-    """The `Norm` that `spec` stands for, with a `CovariateShift` after each of its layers."""
+def shifted(spec: Any) -> keras_norms.registry.Norm:
+    """The `Norm` that `spec` stands for, with a `CovariateShift` behind each of its layers."""
     norm = keras_norms.get(spec)
     return _Shifted(**{field.name: getattr(norm, field.name) for field in dataclasses.fields(norm)})
 
 
-def _summary(measured):
-    """Medians and curves of measures, from `{step: measures}`."""
+def _summary(measured: Mapping[int, Mapping[str, float]]) -> dict[str, Any]:
+    """The medians and the curves of measures, from `{step: measures}`."""
     names = next(iter(measured.values()))
     curves = {name: [measures[name] for measures in measured.values()] for name in names}
     medians = {

@@ -1,7 +1,10 @@
-"""How noisy the statistics of a batch are, for each norm of a trained model."""
+"""How noisy the batch statistics of a trained model are, for each norm."""
 
 import contextlib
+from collections.abc import Iterable, Sequence
+from typing import Any
 
+import keras
 import numpy as np
 from keras import ops
 
@@ -11,46 +14,53 @@ from keras_norms.moving import MovingNormalization
 from keras_norms.tree import named_layers
 
 
-def batch_noise(model, batches, sizes, draws=200, seed=0):
+def batch_noise(
+    model: keras.Model,
+    batches: Iterable[Any],
+    sizes: Sequence[int],
+    draws: int = 200,
+    seed: int = 0,
+) -> list[dict[str, Any]]:
     """Compares the noise of the batch mean with that of the batch variance.
 
-    A batch norm of n values with mean m_B and standard deviation s_B, of a population with mean m
-    and standard deviation s, errs in its output z = (x - m) / s by
+    Let all values have mean m and standard deviation s, and let z = (x - m) / s be the exact
+    output. A batch of n values with mean m_B and standard deviation s_B gives it an error of
 
         (x - m_B) / s_B - z  =  -(m_B - m) / s  -  z (s_B / s - 1)  +  ...
 
-    so that the mean of z^2 being 1, the fair comparison is `mean_noise` = rms((m_B - m) / s)
-    with `std_noise` = rms(s_B / s - 1): both are errors of the output, in units of its own standard
-    deviation. `variance_noise` = rms(s_B^2 / s^2 - 1) is about twice `std_noise`: what it says
-    against the variance is half a matter of units.
+    The mean of z^2 is 1. So the fair comparison is that of `mean_noise` = rms((m_B - m) / s) with
+    `std_noise` = rms(s_B / s - 1): both are errors of the output, in units of its own standard
+    deviation. `variance_noise` = rms(s_B^2 / s^2 - 1) is about twice `std_noise`, only because
+    its unit is another one.
 
-    For n independent values of kurtosis k (3 if Gaussian), to first order,
+    For n independent values of kurtosis k, to first order,
 
         mean_noise = 1 / sqrt(n),  std_noise = sqrt((k - 1) / 4n),  variance_noise = 2 std_noise
 
-    which is 1 / sqrt(n), 1 / sqrt(2n) and sqrt(2 / n) for Gaussian ones: of these, the mean is the
-    noisier in the output, and the variance noisier in its own units. Only heavy tails, k > 5, make
-    the variance's share of the output's error the larger one. The values of a channel within a
-    sample are not independent, so that n lies between the samples and the values of a batch.
+    Gaussian values have k = 3, which gives 1 / sqrt(n), 1 / sqrt(2n) and sqrt(2 / n). So the mean
+    is noisier in the output, and the variance is noisier in its own unit. With heavy tails, k > 5,
+    the variance adds more to the error of the output than the mean does. The values of a channel
+    within a sample are not independent, so n lies between the samples and the values of a batch.
 
-    The claim of the paper is of another kind: that the noise of the mean is nearly Gaussian and so
-    "gentler", while that of the variance has heavy tails. The kurtoses say whether it is so.
+    The paper claims something else: the noise of the mean is nearly Gaussian and therefore
+    "gentler", while that of the variance has heavy tails. The kurtoses tell whether that is so.
 
-    Batches are drawn with replacement, so that what has been measured is the population. "rms"
-    is about the population's value, and so knows that the variance of a single value is 0.
+    Batches are drawn with replacement, so the measured samples are the whole population. "rms" is
+    taken about the population's value, not about the mean over the draws: a batch of a single
+    value, whose variance is always 0, has a `variance_noise` of 1.
 
     Args:
-        model: a trained `keras.Model`; it runs in inference mode and stays as it is.
-        batches: iterable of batches `x` or `(x, y, ...)`.
-        sizes: ints, samples of a batch.
-        draws: int, batches drawn of each size.
-        seed: int, of the draws.
+        model: a trained model; it runs in inference mode and is not changed.
+        batches: batches `x` or `(x, y, ...)`.
+        sizes: samples of a batch.
+        draws: batches drawn of each size.
+        seed: of the draws.
 
     Returns:
-        A list of dicts, one for each size and each norm with batch mean and variance outside of
-        loops over time: "size", "layer" (its path), "mean_noise", "variance_noise", "std_noise",
-        "mean_kurtosis" and "variance_kurtosis" of the errors over the draws (3 if Gaussian),
-        medians over the channels that vary at all; None where there is no such number.
+        One dict for each size and each norm with a batch mean and variance, but for those inside
+        of a loop over time. It holds "size", "layer" (the path), "mean_noise", "variance_noise",
+        "std_noise", and "mean_kurtosis" and "variance_kurtosis" of the errors over the draws.
+        Each is the median over the channels that vary at all, or None without a finite value.
 
     Raises:
         ValueError: if there is no such norm, or no batch.
@@ -69,9 +79,9 @@ def batch_noise(model, batches, sizes, draws=200, seed=0):
     return rows
 
 
-def _noise(moments, chosen, axes):
-    """Measures of batches, whose samples are the rows of `chosen`."""
-    # A few at a time, for a sample may have many steps.
+def _noise(moments: Moments, chosen: np.ndarray, axes: tuple[int, ...]) -> dict[str, float | None]:
+    """The measures of batches; each row of `chosen` has the samples of one."""
+    # A few batches at a time, because a sample may have many steps.
     pieces = -(-chosen.size * moments.mean[0].size // 2**23)
     drawn = []
     for rows in np.array_split(chosen, min(pieces, len(chosen))):
@@ -80,7 +90,7 @@ def _noise(moments, chosen, axes):
         drawn.append([_by_channel(part) for part in pooled[:2]])
     mean, variance = map(np.concatenate, zip(*drawn, strict=True))
     (centre,), (spread,) = (_by_channel(part) for part in pool(moments, axes)[:2])
-    varies = spread > 1e-12 * (1 + centre**2)  # float32 gives a dead unit no variance of 0
+    varies = spread > 1e-12 * (1 + centre**2)  # in float32 a dead unit's variance is not quite 0
     mean, variance = mean[:, varies], variance[:, varies]
     shift = (mean - centre[varies]) / np.sqrt(spread[varies])
     ratio = variance / spread[varies]
@@ -93,8 +103,10 @@ def _noise(moments, chosen, axes):
     }
 
 
-def _instance_moments(model, batches):
-    """`{path: (norm, Moments of all samples)}` of what the norms get in inference mode."""
+def _instance_moments(
+    model: keras.Model, batches: Iterable[Any]
+) -> dict[str, tuple[MovingNormalization, Moments]]:
+    """`{path: (norm, moments of each sample)}` of the inputs of the norms, in inference mode."""
     layers = named_layers(model)
     loops = {id(n) for layer in layers.values() for n in getattr(layer, "loop_norms", ())}
     norms = {
@@ -107,7 +119,7 @@ def _instance_moments(model, batches):
     }
     if not norms:
         raise ValueError(f"The model {model.name!r} has no norm with batch mean and variance.")
-    parts = {path: [] for path in norms}
+    parts: dict[str, list[Moments]] = {path: [] for path in norms}
     with contextlib.ExitStack() as stack:
         for path, norm in norms.items():
             stack.enter_context(_recording(norm, parts[path]))
@@ -118,11 +130,15 @@ def _instance_moments(model, batches):
     return {path: (norm, _joined(parts[path])) for path, norm in norms.items()}
 
 
-def _recording(norm, parts):
-    """Makes `norm` add the moments of each sample that it gets to `parts`."""
+def _recording(
+    norm: MovingNormalization, parts: list[Moments]
+) -> contextlib.AbstractContextManager[None]:
+    """Makes a norm append the moments of the samples of each call to `parts`."""
     normalize = norm.normalize
 
-    def normalize_and_record(inputs, training=None, mask=None, first_step=0):
+    def normalize_and_record(
+        inputs: Any, training: bool | None = None, mask: Any = None, first_step: int = 0
+    ) -> Any:
         x = ops.cast(inputs, "float32")
         _, _, moments = instance_moments(x, norm.axes, norm._align_mask(mask, x))
         parts.append(moments)
@@ -131,38 +147,38 @@ def _recording(norm, parts):
     return watching.replaced(norm, normalize=normalize_and_record)
 
 
-def _joined(parts):
-    """`Moments` of all samples, in NumPy."""
+def _joined(parts: Sequence[Moments]) -> Moments:
+    """The moments of all samples, as arrays of NumPy."""
 
-    def join(name):
+    def join(name: str) -> np.ndarray | None:
         values = [getattr(part, name) for part in parts]
         if any(value is None for value in values):
             return None
-        shapes = [part.mean.shape for part in parts]  # a count may be one for all
-        values = map(np.broadcast_to, map(ops.convert_to_numpy, values), shapes)
-        return np.concatenate(list(values))
+        shapes = [part.mean.shape for part in parts]  # one count may serve all samples
+        arrays = map(np.broadcast_to, map(ops.convert_to_numpy, values), shapes)
+        return np.concatenate(list(arrays))
 
     return Moments(*map(join, Moments._fields))
 
 
-def _by_channel(part):
-    """`(sets, channels)` in float64; the channel is the one axis that is not pooled."""
+def _by_channel(part: Any) -> np.ndarray:
+    """Moments of shape `(sets, channels)` in float64; all other axes are pooled."""
     part = ops.convert_to_numpy(part).astype("float64")
     return part.reshape(len(part), -1)
 
 
-def _rms(errors):
-    """Root of the mean square over the draws."""
+def _rms(errors: np.ndarray) -> float | None:
+    """The root of the mean square over the draws."""
     return _median(np.sqrt(np.mean(errors**2, axis=0)))
 
 
-def _kurtosis(errors):
+def _kurtosis(errors: np.ndarray) -> float | None:
     squares = (errors - errors.mean(0)) ** 2
-    with np.errstate(invalid="ignore"):  # errors that are all the same
+    with np.errstate(invalid="ignore"):  # where all errors are the same
         return _median(np.mean(squares**2, axis=0) / np.mean(squares, axis=0) ** 2)
 
 
-def _median(channels):
-    """The median of what is finite, or None."""
+def _median(channels: np.ndarray) -> float | None:
+    """The median of the finite values, or None."""
     channels = channels[np.isfinite(channels)]
     return float(np.median(channels)) if channels.size else None

@@ -4,17 +4,21 @@ import dataclasses
 import json
 import statistics
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import keras
 
 import keras_norms
 from keras_norms import analysis
 from keras_norms.comparison import thirds
+from zoo.data import LabelledSet
 from zoo.laboratory.study import Rows
 from zoo.laboratory.tasks import noise
 from zoo.training import TrainOptions, catalog, train
 from zoo.training.trainer import load_examples
 
+# What a row takes from the results of a training, if it is there.
 _RESULTS = (
     *("accuracy", "cross_entropy", "bits_per_character", "parameters", "seconds"),
     *("seconds_per_step", "steps_per_epoch", "global_batch", "scaled_learning_rate"),
@@ -24,27 +28,34 @@ _TAILS = ("mean_kurtosis", "variance_kurtosis")
 
 @dataclasses.dataclass(frozen=True)
 class Train:
-    """Trains a model; its row holds what it reached, and its curves.
+    """Trains a model; its row holds the results of the training and its curves.
 
     Attributes:
-        options: `TrainOptions`; seed and folders are the run's.
-        measures: functions `(run folder, results)` -> dict, to be added to the row.
+        options: what to train; the seed and the folders are those of the run.
+        measures: functions `(folder of the training, its results) -> dict`. What they return is
+            added to the row.
     """
 
     options: TrainOptions
-    measures: tuple[Callable, ...] = ()
+    measures: tuple[Callable[[Path, dict[str, Any]], dict[str, Any]], ...] = ()
 
     @property
-    def dataset(self):
+    def dataset(self) -> str | None:
         """See `study.Task`."""
         return self.options.dataset
 
-    def rows(self, seed, folder, data_dir):
+    def rows(self, seed: int, folder: Path, data_dir: str | None) -> list[dict[str, Any]]:
         """See `study.Task`."""
         run = folder / "run"
-        own = {"seed": seed, "data_dir": data_dir, "log_dir": str(run)}
-        own |= {"replicas": self.options.replicas or 1}  # for the batch to be what the plan says
-        options = dataclasses.replace(self.options, **own, resume=True, export=False)
+        options = dataclasses.replace(
+            self.options,
+            seed=seed,
+            data_dir=data_dir,
+            log_dir=str(run),
+            replicas=self.options.replicas or 1,  # not all GPUs, which would enlarge the batch
+            resume=True,
+            export=False,
+        )
         keras.utils.clear_session()
         try:
             results = train(options)["results"]
@@ -57,10 +68,12 @@ class Train:
         return [row]
 
 
-def preferences(run, results):
-    """What switches chose: shares like "both_first_instance", of the thirds and the net.
+def preferences(run: Path, results: dict[str, Any]) -> dict[str, Any]:
+    """A measure: what switches and gates chose.
 
-    Beside them "importance" by layer, and "dynamics", the means over the net by step.
+    Returns:
+        Shares of statistics in the thirds of the layers and in the net, with names like
+        "both_first_instance"; "importance" by layer; "dynamics", the means over the net by step.
     """
     history = analysis.read(run).history
     layers = results["importance"]
@@ -76,8 +89,8 @@ def preferences(run, results):
     return shares | {"importance": layers, "dynamics": dynamics}
 
 
-def recalibrated(run, results):
-    """The error with batch statistics pooled over training batches, not moving averages."""
+def recalibrated(run: Path, results: dict[str, Any]) -> dict[str, Any]:
+    """A measure: the test error with recalibrated statistics in place of moving averages."""
     model, options, examples = _reopened(run)
     batches = examples.train_batches(results["global_batch"], options.seed)
     steps = min(200, results["steps_per_epoch"])
@@ -85,16 +98,21 @@ def recalibrated(run, results):
     return {"recalibrated_error": 1 - test_accuracy(model, examples)}
 
 
-def test_accuracy(model, examples):
-    """The share of the test examples of a `LabelledSet` that a model tells right."""
+def test_accuracy(model: keras.Model, examples: LabelledSet) -> float:
+    """The share of the test examples that a model classifies correctly."""
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(loss=loss, weighted_metrics=["sparse_categorical_accuracy"])
     _, accuracy = model.evaluate(examples.test_batches(128), verbose=0)
     return accuracy
 
 
-def statistics_noise(run, results):
-    """How far the means and standard deviations of small batches are from those of all samples."""
+def statistics_noise(run: Path, results: dict[str, Any]) -> dict[str, Any]:
+    """A measure: how far the statistics of small batches are from those of all samples.
+
+    Returns:
+        "noise", what `noise.batch_noise` returns, and its medians over layers by batch size, with
+        names like "mean_noise_8".
+    """
     model, options, examples = _reopened(run)
     batches = examples.train_batches(64, options.seed).take(16)
     measured = noise.batch_noise(model, batches, sizes=(2, 8, 32))
@@ -106,8 +124,8 @@ def statistics_noise(run, results):
     }
 
 
-def _reopened(run):
-    """`(model, options, examples)` of a run that is done."""
+def _reopened(run: Path) -> tuple[keras.Model, TrainOptions, LabelledSet]:
+    """The model, the options and the examples of a training that is done."""
     options = TrainOptions(**json.loads((run / "run.json").read_text())["options"])
     entry, _, options = catalog.select_model(options)
     examples = load_examples(options, entry)

@@ -112,17 +112,26 @@ def test_answers_come_from_rows(tmp_path, written):
     untrained = {norm: {"training_ratio": time} for norm, (time, _) in costs.items()}
     costs = [*rows(measures, model="resnet20"), *rows(untrained, model="convnet")]
     write(runs, "cost", costs)
+    epochs = {"none": [3.0, 2.0, 1.0, 1.5], "ln": [2.5, 0.9, 0.8, 0.7]}
+    read = {n: {"cross_entropy": 1.0, "curves": {"val_loss": c}} for n, c in epochs.items()}
+    lstm = {"model": "LSTM", "data": "digits"}
+    write(
+        runs,
+        "sequence",
+        [{"seed": s, "norm": n, **lstm, **m} for s in (0, 1) for n, m in read.items()],
+    )
     styles = {"bn": {"accuracy": 0.8}, "in": {"accuracy": 0.8997}}
     write(runs, "style", rows(styles, **{"style is": "a nuisance"}))
     text, _ = written()
     text = text.replace("\\", "")
     for sentence in (
-        "From 32 to 2 samples in a batch, test error, in points, rises with bn (+20.0); "
-        "cannot be told from unchanged with gn (+0.0).",
-        "From 1 to 8 replicas, test error, in points, rises with bn (+10.0);",
-        "On 8 replicas, a step takes, in times of that with bn, 1.00 with bn and 1.00 with gn.",
-        "the test error: no norm (1.00 x, 50.0%) and bn (1.20 x, 30.0%).",
-        "a training step takes, over that without a norm: no norm 1.00 x, bn 1.20 x and sn 2.00 x.",
+        "From 32 to 2 samples in a batch, the test error (in points) rises with bn (+20.0); "
+        "shows no clear change with gn (+0.0).",
+        "From 1 to 8 replicas, the test error (in points) rises with bn (+10.0);",
+        "the time of a step, relative to that with bn, is 1.00 with bn and 1.00 with gn.",
+        "the test error (means over seeds): no norm (1.00 x, 50.0%) and bn (1.20 x, 30.0%).",
+        "a training step takes, relative to no norm: no norm 1.00 x, bn 1.20 x and sn 2.00 x.",
+        "of an LSTM without a norm, one with ln needs 67% of the epochs on digits (medians",
     ):
         assert sentence in text
     assert "| style is a nuisance | in | test accuracy 90.0% | - |" in text
@@ -135,7 +144,7 @@ def test_runs_that_are_missing_are_not_passed_over(tmp_path, written):
     lost = [{"seed": seed, "norm": "wn", "batch": 2} for seed in (0, 1)]
     write(tmp_path / "runs", "batch_size", BATCHES + one + diverged + both + lost)
     text, _ = written()
-    assert "cannot be told from unchanged with gn (+0.0) and sn (-10.0)" in text
+    assert "shows no clear change with gn (+0.0) and sn (-10.0)" in text
     assert "is not known with wn" in text
     assert "| gn | test error 35.0% | sn (without some of its runs), wn (without" in text
 

@@ -13,6 +13,7 @@ from tests.support import reference, reference_lstm
 from tests.support.mirrored import assert_copies_agree, copies, mirrored
 from tests.support.norms import BY_NAME, MOVING, NORMS, assert_close, randomize, values
 from tests.support.running import forward, gradients
+from zoo.laboratory.tasks.agreement import step_on_replicas
 
 SHAPE = (8, 3, 4, 8)
 SPLITS = ((4, 4), (6, 2), (8, 0))
@@ -59,35 +60,14 @@ def parts(array, split):
     return np.split(array, np.cumsum(split)[:-1])
 
 
-def step(strategy, layer, split, *arrays, then=None, compiled=True):
+def step(strategy, layer, split, *arrays, optimizer=None, compiled=True):
     """One training step: outputs and input gradients of all replicas, weight gradients of each."""
-
-    def local(x, dy, mask=None):
-        with tf.GradientTape() as tape:
-            tape.watch(x)
-            y = layer(x, training=True, mask=mask)
-            loss = tf.reduce_sum(y * dy)
-        slopes = tape.gradient(loss, [x] + [v.value for v in layer.trainable_variables])
-        if then is not None:
-            then(slopes[1:])
-        return y, slopes
-
-    def distribute(array):
-        pieces = parts(array, split)
-        return strategy.experimental_distribute_values_from_function(
-            lambda context: tf.constant(pieces[context.replica_id_in_sync_group])
-        )
-
-    inputs = [distribute(array) for array in arrays if array is not None]
-
-    def run(*arguments):
-        return strategy.run(local, args=arguments)
-
-    y, slopes = (tf.function(run) if compiled else run)(*inputs)
-    results = [strategy.experimental_local_results(tensor) for tensor in (y, *slopes)]
-    y, dx, *rest = ([part.numpy() for part in result] for result in results)
+    pieces = [parts(array, split) for array in arrays if array is not None]
+    y, dx, slopes = step_on_replicas(
+        strategy, layer, pieces, lambda y, dy: tf.reduce_sum(y * dy), optimizer, compiled
+    )
     names = [v.name for v in layer.trainable_variables]
-    return y, dx, dict(zip(names, rest, strict=True))
+    return y, dx, dict(zip(names, slopes, strict=True))
 
 
 class TestStatistics:
@@ -223,11 +203,7 @@ class TestTraining:
         with strategy.scope():
             optimizer = keras.optimizers.SGD(RATE)
             optimizer.build(layer.trainable_variables)
-
-        def update(slopes):
-            optimizer.apply(slopes, layer.trainable_variables)
-
-        step(strategy, layer, (6, 2), x, dy, then=update)
+        step(strategy, layer, (6, 2), x, dy, optimizer=optimizer)
         for weight in layer.trainable_variables:
             for copy in copies(weight):
                 assert_close(copy, expected[weight.name])
@@ -429,11 +405,7 @@ class TestRecurrent:
         with strategy.scope():
             optimizer = keras.optimizers.SGD(RATE)
             optimizer.build(layer.trainable_variables)
-
-        def update(gradients):
-            optimizer.apply(gradients, layer.trainable_variables)
-
-        actual, dx, _ = step(strategy, layer, split, x, dy, mask, then=update)
+        actual, dx, _ = step(strategy, layer, split, x, dy, mask, optimizer=optimizer)
         assert_close(np.concatenate(actual), y)
         assert_close(np.concatenate(dx), slope)
         after = reference_lstm.values(single)

@@ -5,6 +5,7 @@ import functools
 import numpy as np
 
 from zoo.training import distribution
+from zoo.training.distribution import copies
 
 MOST = 8  # TensorFlow sets up its devices once in a process
 
@@ -14,11 +15,6 @@ def mirrored(replicas):
     """A strategy over the first so many of eight logical devices."""
     distribution.strategy(MOST)
     return distribution.strategy(replicas)
-
-
-def copies(variable):
-    """What every replica holds."""
-    return [value.numpy() for value in variable.value.values]
 
 
 def assert_copies_agree(weights):

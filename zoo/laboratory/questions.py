@@ -24,13 +24,13 @@ WORDS = {
     "accuracy": "test accuracy",
     "cross_entropy": "test loss",
     "recalibrated_error": "test error with recalibrated statistics",
-    "both_net_batch": "the share of batch statistics in switches",
+    "both_net_batch": "share of batch statistics in switches",
 }
 UNITS = {"batch": "samples in a batch", "replicas": "replicas"}
 CHANGES = {
     HOLDS: "rises with",
     FAILS: "falls with",
-    UNDECIDED: "cannot be told from unchanged with",
+    UNDECIDED: "shows no clear change with",
 }
 # A study, the factors that tell its tasks apart, the measure, which one is best, and its format.
 TASKS: tuple[tuple[str, tuple[str, ...], str, Callable[..., Any], str], ...] = (
@@ -50,15 +50,15 @@ def distributed(known: Results) -> list[str]:
     seconds = {norm: rows.mean("seconds_per_step", norm=norm) for norm in rows.values("norm")}
     times = [f"{time / bn:.2f} with {norm}" for norm, time in seconds.items() if bn and time]
     if times:
-        said.append(f"{many}, a step takes, in times of that with bn, {listed(times)}.")
+        said.append(f"{many}, the time of a step, relative to that with bn, is {listed(times)}.")
     for uneven, batches in ((False, "equal"), (True, "unequal")):
         own = rows.where(uneven=uneven)
         means = {norm: own.mean("weights_difference", norm=norm) for norm in own.values("norm")}
         apart = [f"{mean:.0e} with {norm}" for norm, mean in means.items() if mean is not None]
         if apart:
             said.append(
-                f"{many} with {batches} batches, weights differ from those of one device after a "
-                f"few steps by {listed(apart)}."
+                f"{many} with {batches} batches, weights differ after a few steps from those on "
+                f"one device by {listed(apart)}."
             )
     return answers(said)
 
@@ -73,13 +73,16 @@ def task(known: Results) -> list[str]:
     said, tables = [], []
     if best:
         wins = collections.Counter(norm for _, _, norm, *_ in best).most_common()
-        counts = listed(f"{norm} in {count}" for norm, count in wins)
+        (first, most), *others = wins
+        counts = listed(
+            [f"{first} has the best mean in {most}", *(f"{n} in {k}" for n, k in others)]
+        )
         alone = sum(others == "-" for *_, others in best)
         said.append(
-            f"Of {len(best)} tasks, the best mean is that of {counts}; in {alone} of them it is "
-            "told apart from that of every other norm."
+            f"Of {len(best)} tasks, {counts}; in {alone} of them that norm is clearly better than "
+            "every other."
         )
-        header = ["study", "task", "best mean", "which is", "not told apart from it"]
+        header = ["study", "task", "best mean", "which is", "not clearly worse"]
         lines = [[link, *map(escaped, cells)] for link, *cells in best]
         tables.append(f"**The best norm by task**\n\n{markdown_table(header, lines)}")
     said += speed(known["sequence"])
@@ -89,8 +92,8 @@ def task(known: Results) -> list[str]:
         shares = {kind: own.mean(f"both_net_{kind}") for kind in LABELS}
         named = [f"{LABELS[kind]} {mean:.2f}" for kind, mean in shares.items() if mean is not None]
         if named:
-            chosen = f"Left to choose at {own[0]['batch']} samples, switches in {model} weigh"
-            said.append(f"{chosen} {listed(named)}.")
+            samples = own[0]["batch"]
+            said.append(f"With {samples} samples, the switches of {model} choose {listed(named)}.")
     return answers(said) + tables
 
 
@@ -128,13 +131,13 @@ def trade_off(known: Results) -> list[str]:
         times = {norm: time for norm, (time, _) in means.items() if time is not None}
         if front:
             said.append(
-                f"Unbeaten in {model}, by their means of both the time of a training step (over "
-                f"that without a norm) and the test error: {listed(front)}."
+                f"In {model}, nothing beats these in both the time of a training step, relative "
+                f"to no norm, and the test error (means over seeds): {listed(front)}."
             )
         elif times:
             ranked = sorted(times.items(), key=lambda item: item[1])
             named = listed(f"{norm} {time:.2f} x" for norm, time in ranked)
-            said.append(f"In {model}, a training step takes, over that without a norm: {named}.")
+            said.append(f"In {model}, a training step takes, relative to no norm: {named}.")
     return answers(said)
 
 
@@ -267,4 +270,4 @@ def change(
     if not groups:
         return []
     parts = "; ".join(f"{phrase} {listed(names)}" for phrase, names in groups.items())
-    return [f"From {start} to {end} {UNITS[factor]}, {WORDS[measure]}, in points, {parts}."]
+    return [f"From {start} to {end} {UNITS[factor]}, the {WORDS[measure]} (in points) {parts}."]

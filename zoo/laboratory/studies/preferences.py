@@ -279,7 +279,7 @@ STUDY = Study(
             "fall of BN's share in the net, for the variance minus for the mean",
             MARGIN,
             remark="The likely reason at cpu scale: weights for the mean move first. At the "
-            "largest batch those for the variance are still near a third, with little to fall from.",
+            "largest batch those for the variance are still near a third, with little to lose.",
         ),
     ),
     tables=(

@@ -53,6 +53,7 @@ docs: $(VENV)/installed
 
 benchmark: $(VENV)/installed
 	$(BIN)/python benchmarks/performance.py
+	$(BIN)/python benchmarks/replicas.py --output docs/REPLICAS.md
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

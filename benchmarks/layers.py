@@ -1,4 +1,4 @@
-"""Cost of single layers: a training step on images and on sequences, inference, memory."""
+"""What single layers cost in training and inference: time, memory, and errors by rounding."""
 
 import json
 import sys

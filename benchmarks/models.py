@@ -1,4 +1,4 @@
-"""Cost of a training step of whole models, on one device and on two replicas."""
+"""What a training step of a whole model costs, on one device and on two replicas."""
 
 import functools
 
@@ -37,7 +37,7 @@ def _batch(shape):
 
 
 def _columns(title, models, shape, base, rounds):
-    """The cost of a step, and of the first one, which compiles."""
+    """The columns of the cost of a step, and of the first one, which compiles."""
     batch = tuple(map(tf.constant, _batch(shape)))
     steps = {
         name: measuring.training_step(model, keras.optimizers.SGD(0.01))
@@ -72,7 +72,7 @@ def sequential(rounds):
 
 
 def replicated(rounds):
-    """A training step of the ResNet-20 on 64 images in all, under `MirroredStrategy`."""
+    """A training step of the ResNet-20 on a global batch of 64 images, under `MirroredStrategy`."""
     distribution.strategy(2)  # first, since TensorFlow sets up its devices only once
     norms = ("none", "bn", "bn(synchronized=True)", "gn", "sn", "sn(synchronized=True)")
     for replicas in (1, 2):

@@ -1,11 +1,11 @@
-"""What every norm costs, in layers, models and on replicas, as ratios within one run.
+"""Measures what every norm costs, in layers, models and on replicas, as ratios within one run.
 
     python benchmarks/performance.py            # measure, and write docs/PERFORMANCE.md
     python benchmarks/performance.py --check    # measure, and compare with what is written there
 
-All rows of a column are timed in turn, so that a noisy machine disturbs all alike; a figure is the
-median over the rounds of the ratio within a round, with the quartiles in brackets. Every table
-has a process of its own. A comparison reports what became slower or faster, and fails nothing.
+All rows of a column are timed in turn, so that a noisy machine disturbs all alike. A figure is the
+median over rounds of the ratio within a round; the quartiles follow in brackets. Every table has a
+process of its own. `--check` says what became slower or faster, and never fails for it.
 """
 
 import dataclasses
@@ -38,7 +38,7 @@ TABLES = {
     "replicas": (models.replicated, 15),
 }
 OURS = ("BN", "mean-only BN", "IN", "LN (GN, 1 group)", "GN (32 groups)", "SN", "BIN")
-# What was aimed at: (table, end of a column's title, rows, ratio at most).
+# The aims: (table, end of the titles of its columns, rows, largest ratio).
 AIMS = (
     ("images", "plain", ("BN", "mean-only BN"), 0.40),
     ("images", "plain", ("IN", "GN (32 groups)", "SN", "BIN"), 0.55),
@@ -46,7 +46,7 @@ AIMS = (
     ("models", "3)", ("bn",), 0.75),
     ("models", "3)", ("gn", "sn"), 0.85),
 )
-CHANGE = 0.15  # of a ratio, below which nothing is reported
+CHANGE = 0.15  # smaller changes of a ratio are not reported
 
 
 @dataclasses.dataclass
@@ -54,13 +54,14 @@ class Options:
     """What to measure."""
 
     tables: tuple[str, ...] = tuple(TABLES)
-    """Names of tables; the others keep their figures."""
+    """Names of the tables to measure; all others keep their figures."""
     rounds: int | None = None
-    """How many times every step is timed. None: as each table says."""
+    """How many times every step is timed. None: the number of each table."""
     check: bool = False
     """Compare with the figures of `output` instead of writing them."""
     output: Path = Path("docs/PERFORMANCE.md")
-    """Figures replace what stands below "## Figures" there; numbers go to performance.json."""
+    """Figures replace all that this file has below "## Figures". Their numbers go to
+    performance.json beside it."""
 
 
 def measure(name, rounds):
@@ -93,7 +94,7 @@ def _cell(ratio):
 
 
 def aims(known):
-    """A Markdown table of `AIMS`, and of what was reached of them."""
+    """A Markdown table of `AIMS`, and of which of them were reached."""
     lines = []
     for name, end, rows, limit in AIMS:
         columns = [timing.Column(*c) for c in known.get(name, {}).get("columns", ())]
@@ -109,7 +110,7 @@ def aims(known):
 
 
 def compare(name, columns, before):
-    """Lines about ratios that left their former quartiles and changed by more than `CHANGE`."""
+    """Lines about ratios whose quartiles do not overlap and that changed by more than `CHANGE`."""
     old = {column.title: column.cells for column in before}
     lines = []
     for column in columns:
@@ -147,13 +148,13 @@ def main(options):
             changes += compare(name, columns, before)
             continue
         command = f"python benchmarks/performance.py --tables {name} --rounds {rounds}"
-        # After each table, since the next ones take minutes.
+        # After each table, so that an interruption loses one table at most.
         known[name] = {"provenance": timing.provenance(command), "columns": columns}
         write_json(record, known)
     if options.check:
-        print("\n".join(changes or [f"No ratio left its quartiles by more than {CHANGE:.0%}."]))
+        print("\n".join(changes or [f"No ratio changed clearly, and by more than {CHANGE:.0%}."]))
         return
-    reached = f"### What was aimed at, and reached\n\n{aims(known)}"
+    reached = f"### Aims\n\n{aims(known)}"
     sections = (section(name, known[name]) for name in TABLES if name in known)
     timing.write_figures(options.output, reached, *sections)
 

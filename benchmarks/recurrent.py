@@ -1,4 +1,4 @@
-"""Cost of recurrent layers."""
+"""What a training step of a recurrent layer costs."""
 
 import functools
 
@@ -14,7 +14,7 @@ NORMS = ("none", "ln", "rms", "gn", "bn", "sn", "wn", "wn_mobn")
 
 
 def layers():
-    """Keras's, then ours."""
+    """The layers: those of Keras, then ours."""
     lstm = functools.partial(keras_norms.NormalizedLSTM, UNITS, return_sequences=True)
     rnn = functools.partial(keras.layers.RNN, return_sequences=True)
     cell = keras_norms.NormalizedLSTMCell(UNITS, norm="ln")

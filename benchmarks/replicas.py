@@ -1,8 +1,8 @@
-"""How far replicas are from one device, for every norm, on the same global batch.
+"""Measures how far a training step on replicas is from one on a single device, for every norm.
 
     python benchmarks/replicas.py --output docs/REPLICAS.md
 
-Runs on logical CPU devices. Replaces what stands below "## Figures" in the file.
+The replicas are logical CPU devices. The tables replace all that the file has below "## Figures".
 """
 
 import dataclasses
@@ -64,27 +64,28 @@ COLUMNS = {
     "between replicas": "between_replicas",
 }
 ABOUT = f"""\
-Largest differences to one device in one training step on a batch of {SHAPE}, in float32, with a
-loss that is a mean over the batch; and between what the replicas hold after the step, weights,
-moving statistics and the optimizer's state. "0" is exactly 0, "-" is nothing to compare. Samples
-differ in their means.
+These are the largest differences between one training step on replicas and one on a single device.
+The batch has the shape {SHAPE}, its samples differ in their means, and all is float32. The loss is
+a mean over the batch. The last column compares what the replicas hold after the step: weights,
+moving statistics and the optimizer's state. "0" is exactly 0, and "-" means that there is nothing
+to compare.
 
 - *synchronized* (`synchronized=True`): compared with one device on the whole batch.
-- *apart* (the default): the same comparison. Each replica has statistics of its own, so it differs.
+- *apart* (the default): the same comparison. It differs, as each replica has its own statistics.
 - *apart, slices*: compared with one device whose `ghost_batch_size` is the samples of a replica.
-- All other norms know no batch."""
+- All other norms have no batch statistics."""
 
 
 @dataclasses.dataclass
 class Options:
-    """What to compare."""
+    """Which norms to compare, on how many replicas."""
 
     replicas: tuple[int, ...] = (2, 4, 8)
     """Numbers of replicas."""
     norms: tuple[str, ...] = tuple(NORMS)
     """Norms to compare."""
     output: Path | None = None
-    """Write the tables below "## Figures" in this Markdown file as well."""
+    """Markdown file to write the tables to as well."""
 
 
 def make_batch():

@@ -8,7 +8,7 @@ from urllib.parse import unquote
 import pytest
 
 from zoo.commands import report as script
-from zoo.laboratory import report
+from zoo.laboratory import page
 from zoo.laboratory.judge import FAILS, HOLDS, UNDECIDED
 
 PIXEL = bytes.fromhex(
@@ -225,4 +225,4 @@ def test_two_results_of_a_study(tmp_path, written, capsys):
 
 
 def test_style_sheet_is_shipped():
-    assert Path(report.__file__).with_name("report.css").exists()
+    assert Path(page.__file__).with_name("report.css").exists()

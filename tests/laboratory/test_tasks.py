@@ -1,6 +1,7 @@
 """What the studies measure beside accuracy: landscape, cost, noise of batch statistics."""
 
 import json
+import time
 
 import keras
 import numpy as np
@@ -9,6 +10,7 @@ import tensorflow as tf
 
 import keras_norms
 import zoo
+from tests.support.child import run_code
 from zoo.laboratory import measuring
 from zoo.laboratory.tasks import cost, landscape, noise
 
@@ -174,6 +176,41 @@ def test_memory_holds_the_activations():
     if row["memory_mib"] is None:
         pytest.skip("needs Linux's /proc/self/clear_refs")
     assert 39 < row["memory_mib"] < 8 * 39
+
+
+def test_a_child_that_fails_says_why():
+    with pytest.raises(RuntimeError, match="(?s)-c raise KeyError.*failed.*no such norm"):
+        measuring.run_child("-c", "raise KeyError('no such norm')")
+
+
+def test_times_are_compared_with_the_base():
+    x = tf.ones(())
+    steps = {"one": lambda x: time.sleep(0.01) or x, "three": lambda x: time.sleep(0.03) or x}
+    costs = measuring.compare_times(steps, (x,), "one", rounds=3, repeats=2)
+    assert costs["one"][2:] == (1, 1, 1) and 10 <= costs["one"].ms < costs["three"].ms
+    assert costs["three"].first >= 0.03 and costs["three"].ratio == pytest.approx(3, rel=0.3)
+    assert costs["three"].low <= costs["three"].ratio <= costs["three"].high
+
+
+@pytest.mark.process
+def test_replicas_agree_with_one_device_if_synchronized():
+    """Unequal batches: 12 samples here and 4 there."""
+    code = """
+        import json
+        from zoo.laboratory.tasks.agreement import Agreement
+        from zoo.training import distribution
+        distribution.strategy(2)
+        options = {"replicas": 2, "uneven": True, "width": 0.05, "global_batch": 16}
+        specs = ("bn", "bn(synchronized=True)", "gn")
+        print(json.dumps([Agreement(spec, **options).rows(0, None, None)[0] for spec in specs]))
+    """
+    apart, synchronized, group = json.loads(run_code(code))
+    for name in ("weights_difference", "statistics_difference"):
+        assert synchronized[name] < 1e-5 < 1e-3 < apart[name]
+    assert group["weights_difference"] < 1e-5 and group["statistics_difference"] is None
+    for row in (apart, synchronized, group):
+        assert row["between_replicas"] == 0
+        assert row["gamma_beta_between_replicas"] == 0
 
 
 MAPS, VECTORS = "(None, 10, 10, 5)", "(20, 5, 10)"

@@ -61,8 +61,9 @@ def execute(
     work = {folder / f"{run.name}-s{seed}": (run, seed) for seed in seeds for run in runs}
     missing = [place for place, (run, _) in work.items() if _read_record(place, run.task) is None]
     # Here, because otherwise several processes would download the same data at once.
-    for dataset in {work[place][0].task.dataset for place in missing} - {None}:
-        sources.find(dataset, data_dir)
+    for dataset in {work[place][0].task.dataset for place in missing}:
+        if dataset is not None:
+            sources.find(dataset, data_dir)
     failures = _run_all(missing, work, data_dir, jobs, replicas) if missing else {}
     rows, seconds = Rows(), 0.0
     for place, (run, seed) in work.items():

@@ -3,6 +3,9 @@
 import ast
 import copy
 import dataclasses
+import difflib
+import inspect
+import re
 from typing import Any, NamedTuple
 
 import keras
@@ -47,6 +50,22 @@ _NORMS = {
     "wn_mobn": _Named(WeightNormalization, _MOMENTUM, {"mean_only_batch_norm": True}),
 }
 NAMES = ("none", *_NORMS)
+# What people may write instead of a name, without "_", "-" and spaces. It serves suggestions only.
+_SYNONYMS = {name.replace("_", ""): name for name in NAMES} | {
+    "batchnorm": "bn",
+    "syncbn": "bn(synchronized=True)",
+    "syncbatchnorm": "bn(synchronized=True)",
+    "batchrenorm": "bn(renorm=True)",
+    "layernorm": "ln",
+    "rmsnorm": "rms",
+    "instancenorm": "in",
+    "groupnorm": "gn",
+    "batchinstancenorm": "bin",
+    "switchablenorm": "sn",
+    "meanonlybatchnorm": "mobn",
+    "weightnorm": "wn",
+    "identity": "none",
+}
 # Arguments that the model gives to its norms, so that a spec must not.
 _RESERVED = ("name", "batch_axis", "layer")
 
@@ -131,7 +150,8 @@ def get(spec: Any) -> Norm:
         spec: one of
 
             - a name, one of `keras_norms.NAMES`, which may have arguments as a call has them:
-              `"gn(groups=16)"`, `"sn(statistics=('instance', 'layer'))"`;
+              `"gn(groups=16)"`, `"sn(statistics=('instance', 'layer'))"`. The number of groups
+              needs no name: `"gn(16)"`;
             - None, for "none";
             - the serialized config of a layer;
             - a layer class, or a function without arguments that returns a layer;
@@ -170,13 +190,21 @@ def get(spec: Any) -> Norm:
 
 
 def _from_string(spec: str) -> Norm:
-    name, arguments = _parse(spec)
+    name, positional, arguments = _parse(spec)
+    if name in _NORMS and positional:
+        first = next(iter(inspect.signature(_NORMS[name].cls).parameters))
+        if len(positional) > 1 or first != "groups" or first in arguments:
+            raise ValueError(
+                f"The arguments of a norm need their names, as in 'bn(momentum=0.9)'; only the "
+                f"groups of 'gn(16)' may go without, once and first. Received: {spec!r}"
+            )
+        arguments = {first: positional[0], **arguments}
     canonical = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
     canonical = f"{name}({canonical})" if canonical else name
-    if name == "none" and not arguments:
+    if name == "none" and not arguments and not positional:
         return Norm(canonical)
     if name not in _NORMS:
-        raise ValueError(f"{_expected()} Received: {spec!r}")
+        raise ValueError(_unknown(spec))
     cls, defaults, fixed = _NORMS[name]
     refused = [key for key in arguments if key in fixed or key in _RESERVED]
     if cls is SwitchableNormalization and "group" not in arguments.get("statistics", ()):
@@ -203,23 +231,33 @@ def _from_string(spec: str) -> Norm:
     return _from_layer(canonical, layer)
 
 
-def _parse(spec: str) -> tuple[str, dict[str, Any]]:
-    """`"gn(groups=16)"` as `("gn", {"groups": 16})`."""
+def _parse(spec: str) -> tuple[str, list[Any], dict[str, Any]]:
+    """`"gn(16, epsilon=0.1)"` as `("gn", [16], {"epsilon": 0.1})`."""
     try:
         # Python reserves the word "in"; with an underscore it is a name.
         expression: Any = ast.parse("_" + spec.strip(), mode="eval").body
         if not isinstance(expression, ast.Call):
-            return expression.id[1:], {}
-        if expression.args:
-            raise ValueError("arguments need their names")
+            return expression.id[1:], [], {}
+        positional = [ast.literal_eval(argument) for argument in expression.args]
         arguments = {
             str(keyword.arg): ast.literal_eval(keyword.value) for keyword in expression.keywords
         }
         if len(arguments) < len(expression.keywords):
             raise ValueError("an argument is given twice")
-        return expression.func.id[1:], arguments  # type: ignore[attr-defined]
+        return expression.func.id[1:], positional, arguments  # type: ignore[attr-defined]
     except (SyntaxError, ValueError, AttributeError) as error:
-        raise ValueError(f"{_expected()} Received: {spec!r} ({error})") from error
+        raise ValueError(f"{_unknown(spec)} ({error})") from error
+
+
+def _unknown(spec: str) -> str:
+    """The message for a spec that is not understood: the name that is meant, if one is close."""
+    word = re.sub(r"[^a-z]", "", spec.partition("(")[0].lower())
+    word = re.sub("normali[sz]ation$", "norm", word)
+    close = difflib.get_close_matches(word, _SYNONYMS, 1)
+    known = re.match(r"\s*(\w*)", spec)[1] in NAMES  # type: ignore[index]
+    if close and not known:
+        return f"No norm has this name: did you mean {_SYNONYMS[close[0]]!r}? Received: {spec!r}"
+    return f"{_expected()} Received: {spec!r}"
 
 
 def _from_layer(spec: Any, layer: Any) -> Norm:

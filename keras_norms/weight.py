@@ -51,6 +51,12 @@ class WeightNormalization(KernelNormalization):
 
     Under Bidirectional these names begin with `forward_` and `backward_`.
 
+    What else the wrapped layer has can be read and called here too: `units`, `bias`, `states`,
+    `reset_state()`. Its `kernel`, read here, is the `w` in use. `quantize` and `enable_lora`
+    are refused, since they would replace the kernel: they need the plain layer that `remove()`
+    makes. `Model.quantize` is refused too, but only when it comes to this layer: Keras has
+    quantized the layers before it by then.
+
     Args:
         layer: a Dense, Conv*, Conv*Transpose, DepthwiseConv*, SeparableConv*, EinsumDense,
             Embedding (whose units are its rows), SimpleRNN, GRU or LSTM layer, or a
@@ -67,7 +73,8 @@ class WeightNormalization(KernelNormalization):
 
     Raises:
         ValueError: if the layer has no floating-point kernel to normalize, or not the `kernels`
-            named; with mean-only batch normalization, if it does not compute `w.x + bias`.
+            named; with mean-only batch normalization, if it does not compute `w.x + bias`; if
+            Bidirectional is outside of the wrapper, not inside.
 
     Reference:
         [Weight Normalization](https://arxiv.org/abs/1602.07868), sections 2 to 4.

@@ -1,5 +1,6 @@
 """What wrappers share that compute the kernels of a layer anew at each call."""
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -18,7 +19,8 @@ class KernelNormalization(layers.Wrapper):
     """Base of the wrappers that normalize the kernels of a layer.
 
     The kernel of the wrapped layer is `v`. At each call the layer uses `w`, which a subclass
-    computes from `v` in `normalized`. What the layer holds does not change.
+    computes from `v` in `normalized`. What the layer holds does not change. Its attributes can be
+    read here; those that are normalized kernels are `w`.
 
     Args:
         layer: a layer that `keras_norms.kernels` knows.
@@ -27,7 +29,7 @@ class KernelNormalization(layers.Wrapper):
 
     Raises:
         ValueError: if the layer has no floating-point kernel to normalize, or not the `kernels`
-            named.
+            named, or if Bidirectional is outside of the wrapper, not inside.
     """
 
     def __init__(
@@ -36,6 +38,8 @@ class KernelNormalization(layers.Wrapper):
         kernels: Sequence[str] | set[str] | None = None,
         **kwargs: Any,
     ) -> None:
+        if "go_backwards" in kwargs:
+            raise ValueError(self._bidirectional_goes_inside())
         kwargs.setdefault("dtype", getattr(layer, "dtype_policy", None))
         super().__init__(layer, **kwargs)
         self.autocast = False  # the wrapped layer casts the inputs itself
@@ -51,6 +55,43 @@ class KernelNormalization(layers.Wrapper):
             )
         self.kernels = kernels
 
+    def __getattr__(self, name: str) -> Any:
+        """What only the wrapped layer has."""
+        if hasattr(super(), "__getattr__"):  # with torch, which keeps layers in a place of its own
+            with contextlib.suppress(AttributeError):
+                return super().__getattr__(name)
+        if name == "layer" or name.startswith("_"):
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        if name in ("go_backwards", "use_cudnn"):  # only Bidirectional asks for them
+            raise AttributeError(self._bidirectional_goes_inside())
+        value = getattr(self.layer, name)
+        parts = list(layers_with_kernels(self.layer).values())
+        parts += [part.cell for part in parts if hasattr(part, "cell")]
+        if any(value is part for part in parts):
+            raise AttributeError(
+                f"The kernels of {name!r} are `v`, not the `w` in use. If you need them, ask the "
+                f"wrapped layer: `.layer.{name}`."
+            )
+        if isinstance(value, keras.Variable):
+            for gain, kernel, axes in self._kernels():
+                if value is kernel and not self.built:
+                    raise AttributeError(f"Build layer {self.name!r} before you read {name!r}.")
+                if value is kernel:
+                    return self.normalized(gain, kernel, axes)
+        return value
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        own = name.startswith("_") or name in vars(self) or hasattr(type(self), name)
+        if not own and getattr(self, "built", False) and hasattr(self.layer, name):
+            raise AttributeError(
+                f"{name!r} is an attribute of the wrapped layer, which {self.name!r} only reads: "
+                f"set `.layer.{name}`."
+            )
+        super().__setattr__(name, value)
+
+    def quantize(self, mode: Any = None, type_check: bool = True, config: Any = None) -> None:
+        self.layer.quantize(mode, type_check=type_check, config=config)
+
     def build(self, input_shape: Shape) -> None:
         super().build(input_shape)
         for _, kernel, _ in self._kernels():
@@ -60,6 +101,7 @@ class KernelNormalization(layers.Wrapper):
                     "wrap a layer that is not quantized and has no LoRA enabled. "
                     f"Received: layer={self.layer}"
                 )
+        self._refuse_other_kernels()
 
     def normalized(self, name: str, kernel: keras.Variable, axes: Sequence[int]) -> Tensor:
         """`w` in the shape and dtype of the kernel.
@@ -124,6 +166,31 @@ class KernelNormalization(layers.Wrapper):
     def get_config(self) -> dict[str, Any]:
         kernels = None if self.kernels is None else list(self.kernels)
         return {**_without_build(super().get_config()), "kernels": kernels}
+
+    def _bidirectional_goes_inside(self) -> str:
+        name = type(self).__name__
+        return (
+            f"Bidirectional cannot run the layer that {name} wraps backwards in time. Write "
+            f"{name}(Bidirectional(...)), which normalizes both directions."
+        )
+
+    def _refuse_other_kernels(self) -> None:
+        """Makes the wrapped layer refuse what replaces its kernel, which is not the `w` in use.
+
+        The refusal is that layer's own, since Keras quantizes and adapts the innermost layers.
+        """
+        layer, wrapper = self.layer, type(self).__name__
+        quantizes = type(layer).quantize is not keras.Layer.quantize
+        for name in ["quantize"] * quantizes + ["enable_lora"] * hasattr(layer, "enable_lora"):
+
+            def refuse(*args: Any, name: str = name, **kwargs: Any) -> None:
+                raise ValueError(
+                    f"{name!r} would replace the kernel of {layer.name!r}, from which {wrapper} "
+                    "computes the one in use. First put the plain layer that `remove()` returns "
+                    "in the place of the wrapper."
+                )
+
+            setattr(layer, name, refuse)
 
     def _kernels(self) -> Iterator[tuple[str, keras.Variable, tuple[int, ...]]]:
         """`(name of the gain, kernel, axes of its units)` of every kernel to normalize."""

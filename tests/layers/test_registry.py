@@ -29,6 +29,49 @@ def test_spelling_does_not_matter():
     assert keras_norms.get("gn(groups=4)") != keras_norms.get("gn(groups=2)")
 
 
+def test_groups_need_no_name():
+    norm = keras_norms.get("gn(8, epsilon=0.1)")
+    assert norm == keras_norms.get("gn(groups=8, epsilon=0.1)")
+    assert norm.spec == "gn(groups=8, epsilon=0.1)"
+    assert norm.normalize().groups == 8 and norm.normalize().epsilon == 0.1
+    for spec in ("in(1e-5)", "bn(0.9)", "gn(8, 3)", "gn(8, groups=4)", "wn(8)", "sn(8)"):
+        with pytest.raises(ValueError, match="need their names.* Received: "):
+            keras_norms.get(spec)
+    with pytest.raises(ValueError, match="'ln' takes no argument 'groups'"):
+        keras_norms.get("ln(8)")
+
+
+@pytest.mark.parametrize(
+    ("spec", "meant"),
+    [
+        ("GN", "gn"),
+        ("gnn", "gn"),
+        ("GN(8)", "gn"),
+        ("syncbn", "bn(synchronized=True)"),
+        ("SyncBatchNorm", "bn(synchronized=True)"),
+        ("sync-bn", "bn(synchronized=True)"),
+        ("BatchNormalization", "bn"),
+        ("batch_norm(epsilon=0.1)", "bn"),
+        ("batch", "bn"),
+        ("LayerNorm", "ln"),
+        ("group normalisation", "gn"),
+        ("weight_norm", "wn"),
+        ("wnmobn", "wn_mobn"),
+        ("None", "none"),
+    ],
+)
+def test_a_close_name_is_suggested(spec, meant):
+    with pytest.raises(ValueError) as error:
+        keras_norms.get(spec)
+    assert f"did you mean {meant!r}? Received: {spec!r}" in str(error.value)
+    keras_norms.get(meant)  # it is one
+
+
+def test_every_synonym_is_a_norm():
+    for meant in keras_norms.registry._SYNONYMS.values():
+        keras_norms.get(meant)
+
+
 @pytest.mark.parametrize(
     ("spec", "cls"),
     [
@@ -126,14 +169,17 @@ def test_follows_the_dtype_policy_where_it_is_used():
     "spec",
     [
         "batch",
+        "other",
         "",
-        "gn(16)",
+        "gn(16, 32)",
+        "gn(0)",
         "gn(groups=0)",
         "gn(groups=x)",
         "gn(group=4)",
         "gn(",
         "gn; bn",
         "none(epsilon=1)",
+        "none(1)",
         "ln(groups=2)",
         "wn(mean_only_batch_norm=True)",
         "bn(batch_axis=1)",
@@ -157,5 +203,5 @@ def test_bad_spec_is_a_value_error_that_names_what_was_received(spec):
         keras_norms.get(spec)
     if isinstance(spec, (str, int)):
         assert repr(spec) in str(error.value)
-    if spec in ("batch", "", 3):
+    if spec in ("other", "", 3):
         assert all(repr(name) in str(error.value) for name in keras_norms.NAMES)

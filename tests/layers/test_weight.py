@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
-from keras_norms import WeightNormalization, data_dependent_init
+from keras_norms import WeightNormalization, WeightStandardization, data_dependent_init
 from tests.support.child import ROOT, run_code
 
 MEAN_ONLY = {"mean_only_batch_norm": True}
@@ -743,8 +743,157 @@ def test_states_of_a_stateful_rnn_advance(bidirectional):
     second = array(wrapper(x))
     assert np.abs(first - second).max() > 1e-3
     np.testing.assert_allclose(array(plain(x)), second, atol=1e-6)  # from the same state
-    wrapper.layer.reset_state()
+    wrapper.reset_state()
     np.testing.assert_allclose(array(wrapper(x)), first, atol=1e-6)
+    assert len(wrapper.states) == (2 if bidirectional else 1)
+
+
+def test_states_are_reset_as_those_of_a_plain_model():
+    make = [
+        lambda: layers.LSTM(3, stateful=True, return_sequences=True),
+        lambda: layers.Bidirectional(layers.GRU(2, stateful=True)),
+        lambda: layers.Dense(2),
+    ]
+    plain = keras.Sequential([new() for new in make])
+    wrapped = keras.Sequential([WeightNormalization(new()) for new in make])
+    x = normal(2, 5, 3)
+    first = array(wrapped(x))
+    assert np.abs(array(wrapped(x)) - first).max() > 1e-3
+    plain(x)
+    for model in (plain, wrapped):
+        assert [hasattr(layer, "reset_state") for layer in model.layers] == [True, True, False]
+        for layer in model.layers[:2]:
+            layer.reset_state()
+    np.testing.assert_allclose(array(wrapped(x)), first, atol=1e-6)
+    state = wrapped.layers[0].get_initial_state(2)
+    assert [tuple(part.shape) for part in state] == [(2, 3), (2, 3)]
+
+
+# What code outside asks of a layer, by the kind of layer.
+OFFERED = {
+    "dense": "units bias activation use_bias kernel_initializer kernel_regularizer lora_enabled",
+    "conv2d": "filters bias activation kernel_size strides padding data_format groups rank",
+    "depthwise_conv2d": "depth_multiplier bias kernel_size",
+    "separable_conv2d": "filters bias depth_multiplier pointwise_regularizer",
+    "einsum": "equation bias bias_axes activation",
+    "embedding": "input_dim output_dim mask_zero",
+    "lstm": "units use_bias return_sequences return_state stateful states unroll",
+    "bidirectional": "merge_mode return_sequences stateful states",
+}
+
+
+@pytest.mark.parametrize("name", OFFERED)
+def test_offers_what_the_wrapped_layer_has(name):
+    make, shape, gains = CASES[name]
+    wrapper = WeightNormalization(make(dtype="float64"))
+    kernels = [kernel for kernel, _ in gains.values() if "." not in kernel]
+    assert not any(hasattr(wrapper, kernel) for kernel in kernels if name != "separable_conv2d")
+    wrapper.build(shape)
+    randomize(wrapper)
+    for attribute in OFFERED[name].split():
+        assert getattr(wrapper, attribute) is getattr(wrapper.layer, attribute)
+    removed = wrapper.remove()
+    for kernel in kernels:  # `w`, not `v`
+        np.testing.assert_array_equal(array(getattr(wrapper, kernel)), array(get(removed, kernel)))
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        wrapper.nothing  # noqa: B018
+
+
+def test_a_kernel_that_is_not_normalized_is_the_variable():
+    wrapper = WeightNormalization(layers.SeparableConv1D(2, 3), kernels=["pointwise_kernel"])
+    wrapper.build((2, 5, 3))
+    assert wrapper.depthwise_kernel is wrapper.layer.depthwise_kernel
+    assert wrapper.pointwise_kernel is not wrapper.layer.pointwise_kernel
+
+
+@pytest.mark.parametrize(
+    ("wrapper", "name"),
+    [
+        (WeightNormalization(layers.LSTM(2)), "cell"),
+        (WeightNormalization(layers.Bidirectional(layers.GRU(2))), "forward_layer"),
+        (WeightNormalization(layers.Bidirectional(layers.GRU(2))), "backward_layer"),
+    ],
+)
+def test_does_not_offer_layers_whose_kernels_are_directions(wrapper, name):
+    assert not hasattr(wrapper, name)
+    with pytest.raises(AttributeError, match=rf"are `v`, not.*`\.layer\.{name}`"):
+        getattr(wrapper, name)
+
+
+def test_attributes_of_the_wrapped_layer_are_only_read():
+    wrapper = WeightNormalization(layers.Dense(2))
+    wrapper.build((3, 4))
+    for name in ("activation", "units", "kernel"):
+        with pytest.raises(AttributeError, match=rf"set `\.layer\.{name}`"):
+            setattr(wrapper, name, None)
+    wrapper.note = "of the user"
+    assert wrapper.note == "of the user" and not hasattr(wrapper.layer, "note")
+
+
+KERAS_SKIPS = pytest.mark.filterwarnings("ignore:.* does not have a `quantize` method:UserWarning")
+
+
+@KERAS_SKIPS
+@pytest.mark.parametrize("name", ["dense", "embedding", "einsum_heads", "conv2d"])
+def test_new_kernels_are_refused_before_anything_changes(name):
+    make, shape, _ = CASES[name]
+    wrapper, x = WeightNormalization(make()), inputs(name, "float32")
+    y, before = array(wrapper(x)), snapshot(wrapper)
+    model = keras.Sequential([wrapper])
+    model(x)
+    refused = [lambda: wrapper.enable_lora(2), lambda: wrapper.layer.enable_lora(2)]
+    if name != "conv2d":  # Keras quantizes no convolution
+        for mode in ("int8", "int4", "float8"):
+            for layer in (wrapper, wrapper.layer, model):
+                refused.append(lambda layer=layer, mode=mode: layer.quantize(mode))
+    for attempt in refused:
+        with pytest.raises(ValueError, match=r"remove\(\)"):
+            attempt()
+    assert not changed(wrapper, before) and len(wrapper.variables) == len(before)
+    np.testing.assert_array_equal(array(wrapper(x)), y)
+    plain = wrapper.remove()
+    plain.enable_lora(2)
+    np.testing.assert_allclose(array(plain(x)), y, atol=1e-6)
+    if name != "conv2d":
+        plain = wrapper.remove()
+        plain.quantize("int8")
+        np.testing.assert_allclose(array(plain(x)), y, atol=0.05 * np.abs(y).max())
+
+
+@KERAS_SKIPS
+def test_weight_standardization_offers_and_refuses_the_same():
+    wrapper, x = WeightStandardization(layers.Dense(3)), normal(2, 4)
+    model = keras.Sequential([wrapper])
+    y = array(model(x))
+    np.testing.assert_allclose(array(wrapper.kernel), array(wrapper.remove().kernel))
+    assert wrapper.units == 3 and wrapper.bias is wrapper.layer.bias
+    for attempt in (lambda: model.quantize("int8"), lambda: wrapper.enable_lora(2)):
+        with pytest.raises(ValueError, match=r"WeightStandardization .*`remove\(\)`"):
+            attempt()
+    np.testing.assert_array_equal(array(model(x)), y)
+    with pytest.raises(ValueError, match=r"WeightStandardization\(Bidirectional\("):
+        layers.Bidirectional(WeightStandardization(layers.GRU(2)))
+
+
+@KERAS_SKIPS
+def test_a_model_whose_plain_layers_can_be_quantized_is():
+    conv, dense = WeightNormalization(layers.Conv1D(4, 3)), layers.Dense(2)
+    model, x = keras.Sequential([conv, dense]), normal(2, 5, 3)
+    y = array(model(x))
+    model.quantize("int8")
+    assert dense.quantization_mode == "int8"
+    np.testing.assert_allclose(array(model(x)), y, atol=0.05 * np.abs(y).max())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"backward_layer": WeightNormalization(layers.GRU(2, go_backwards=True))}],
+    ids=["one", "two"],
+)
+def test_bidirectional_goes_inside(options):
+    wrapper = WeightNormalization(layers.GRU(2))
+    with pytest.raises((ValueError, AttributeError), match=r"WeightNormalization\(Bidirectional\("):
+        layers.Bidirectional(wrapper, **options)
 
 
 def test_initial_state_and_returned_states():
@@ -874,7 +1023,7 @@ def test_two_replicas_are_one():
 
         import keras, numpy as np
         from keras import layers
-        from keras_norms import WeightNormalization, data_dependent_init
+        from keras_norms import WeightNormalization, WeightStandardization, data_dependent_init
 
         generator = np.random.default_rng(0)
         x = generator.normal(size=(8, 7, 3)).astype("float32")

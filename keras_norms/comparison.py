@@ -59,25 +59,25 @@ CLAIMS = {
         "IN is used more in earlier layers",
         "instance",
         lambda first, middle, last: first - last,
-        "importance of IN, first third of the layers less last",
+        "importance of IN, first third of the layers minus last",
     ),
     "b": Claim(
         "BN is used most in the middle",
         "batch",
         lambda first, middle, last: middle - max(first, last),
-        "importance of BN, middle third less the larger of the others",
+        "importance of BN, middle third minus the larger of the others",
     ),
     "c": Claim(
         "LN is used most in the last layers",
         "layer",
         lambda first, middle, last: last - max(first, middle),
-        "importance of LN, last third less the larger of the others",
+        "importance of LN, last third minus the larger of the others",
     ),
     "d": Claim(
         "A smaller batch moves the preference away from BN, to LN and IN",
         "batch",
         lambda largest, smallest: largest - smallest,
-        "importance of BN in the net, largest batch less smallest",
+        "importance of BN in the net, largest batch minus smallest",
     ),
 }
 

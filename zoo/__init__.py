@@ -5,7 +5,11 @@ Every builder has a module of its own name, which can be called like the builder
 """
 
 import importlib
-from typing import TYPE_CHECKING, Any
+import inspect
+import sys
+import types
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:  # a type checker cannot know that these modules can be called
     from zoo.convnet import convnet
@@ -22,3 +26,21 @@ def __getattr__(name: str) -> Any:
     if name in __all__:
         return importlib.import_module(f"zoo.{name}")
     raise AttributeError(f"module 'zoo' has no attribute {name!r}")
+
+
+class _CallableModule(types.ModuleType):
+    """A module that is called like the function of its own name."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return getattr(self, self.__name__.rpartition(".")[2])(*args, **kwargs)
+
+
+_Builder = TypeVar("_Builder", bound=Callable)
+
+
+def builder(function: _Builder) -> _Builder:
+    """Makes the module of a builder callable, since both have one name in `zoo`."""
+    module = sys.modules[function.__module__]
+    module.__class__ = _CallableModule
+    module.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
+    return function

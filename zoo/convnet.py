@@ -1,10 +1,12 @@
 """Plain convolutional networks for small images."""
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from keras import Input, Model, layers
 
-from zoo.norms import builder, norm_for
+from zoo import builder
+from zoo.blocks import classify, conv_norm
+from zoo.norms import norm_for
 
 
 class Kind(NamedTuple):
@@ -12,12 +14,12 @@ class Kind(NamedTuple):
 
     Attributes:
         stages: for each stage its convolutions, `(channels, kernel size, padding)`.
-        negative_slope: of the leaky rectifiers; 0 for plain ones.
-        noise: standard deviation of the Gaussian noise on the input.
-        dropout: rate of dropout between stages.
+        negative_slope: the slope of the rectifiers below 0.
+        noise: the standard deviation of the Gaussian noise on the input.
+        dropout: the rate of dropout between stages.
     """
 
-    stages: tuple[tuple[tuple[int, int, str], ...], ...]
+    stages: tuple[tuple[tuple[int, int, Literal["same", "valid"]], ...], ...]
     negative_slope: float = 0.0
     noise: float = 0.0
     dropout: float = 0.0
@@ -50,13 +52,14 @@ def convnet(
 
         x <- relu(norm(conv(x)))
 
-    Max-pooling separates the stages, and the logits see the mean over the last maps.
+    Max-pooling separates the stages. The logits are computed from the mean of each last map.
 
     "convpool" is ConvPool-CNN-C of the weight normalization paper, with its dropout, leaky
-    rectifiers and noise on the input. Standardize the inputs, since the noise is absolute. "conv6"
-    is our plain net of six convolutions. Layer names are stable: "stage2_conv1", "stage2_norm1".
+    rectifiers and noise on the input. The noise has a fixed size, so standardize the inputs.
+    "conv6" is our plain net of six convolutions. Layer names are stable: "stage2_conv1",
+    "stage2_norm1".
 
-    Both are made for 32 x 32 pixels and work from 8 x 8 on. Pooling keeps an odd last row or
+    Both are made for 32 x 32 pixels and work with 8 x 8 or more. Pooling keeps an odd last row or
     column. The one unpadded convolution of "convpool" is padded on maps smaller than 4 x 4.
 
     Args:
@@ -98,16 +101,15 @@ def convnet(
                 x = layers.Dropout(dropout, name=f"{name}_dropout")(x)
         for index, (channels, size, padding) in enumerate(convolutions, 1):
             small = any(side is not None and side < 4 for side in x.shape[1:3])
-            conv = layers.Conv2D(
+            x = conv_norm(
+                x,
                 max(1, round(channels * width)),
                 size,
+                norm,
+                name,
+                index,
                 padding="same" if small else padding,
-                use_bias=norm.use_bias,
-                kernel_initializer="he_normal",
-                name=f"{name}_conv{index}",
             )
-            x = norm.normalize(f"{name}_norm{index}")(norm.wrap(conv)(x))
             x = layers.ReLU(negative_slope=negative_slope, name=f"{name}_relu{index}")(x)
     x = layers.GlobalAveragePooling2D(name="pool")(x)
-    classifier = layers.Dense(num_classes, dtype="float32", name="logits")
-    return Model(images, norm.wrap(classifier)(x), name=kind)
+    return Model(images, classify(x, num_classes, norm), name=kind)

@@ -2,10 +2,12 @@
 
 from typing import Any
 
-from keras import Input, Model, layers
+from keras import Model, layers
 
 import keras_norms
-from zoo.norms import builder, norm_for
+from zoo import builder
+from zoo.blocks import classify, sequence_input
+from zoo.norms import norm_for
 
 
 @builder
@@ -29,8 +31,9 @@ def lstm(
     Args:
         num_classes: the number of logits.
         norm: what `keras_norms.get` understands; `zoo.norms` says which norms work here.
-        input_shape: `(steps, features)` of vectors, or `(steps,)` of tokens; steps may be None.
-            By default any number of steps, of one feature.
+        input_shape: `(steps, features)` of vectors, or `(steps,)` of tokens. If steps are None,
+            which is the default, sequences may have any length. By default vectors have one
+            feature.
         vocabulary: the number of tokens, including token 0, which is padding. None for vectors.
         causal: whether to predict at every step, from this step and the steps before it.
         depth: the number of recurrent layers.
@@ -43,8 +46,8 @@ def lstm(
         or `(batch, steps, num_classes)` if `causal`.
 
     Raises:
-        ValueError: for a norm that does not work here, an input shape that does not fit, or a
-            causal model that is bidirectional.
+        ValueError: for a norm that is unknown or does not work here, an `input_shape` that does
+            not fit, or a causal model that is bidirectional.
 
     Reference:
         [Layer Normalization](https://arxiv.org/abs/1607.06450), section 6, and
@@ -58,20 +61,12 @@ def lstm(
     """
     norm = norm_for("lstm", norm)
     if causal and bidirectional:
-        raise ValueError("A causal model cannot read from the end: use bidirectional=False.")
+        raise ValueError("A causal model cannot read from the end. Use bidirectional=False.")
     input_shape = input_shape or ((None, 1) if vocabulary is None else (None,))
-    if len(input_shape) != (2 if vocabulary is None else 1):
-        raise ValueError(
-            "`input_shape` is (steps, features), or (steps,) with a `vocabulary`. Received: "
-            f"input_shape={input_shape}, vocabulary={vocabulary}"
-        )
+    sequences = x = sequence_input(input_shape, vocabulary)
     units = max(1, round(128 * width))
-
-    if vocabulary is None:
-        sequences = x = Input(input_shape, name="sequences")
-    else:
-        sequences = Input(input_shape, dtype="int32", name="tokens")
-        x = layers.Embedding(vocabulary, units, mask_zero=True, name="embedding")(sequences)
+    if vocabulary is not None:
+        x = layers.Embedding(vocabulary, units, mask_zero=True, name="embedding")(x)
     for index in range(1, depth + 1):
         layer = keras_norms.NormalizedLSTM(
             units,
@@ -83,5 +78,4 @@ def lstm(
         if bidirectional:
             layer = layers.Bidirectional(layer, name=f"layer{index}_bidirectional")
         x = layers.Dropout(dropout, name=f"layer{index}_dropout")(layer(x))
-    classifier = layers.Dense(num_classes, dtype="float32", name="logits")
-    return Model(sequences, norm.wrap(classifier)(x), name="lstm")
+    return Model(sequences, classify(x, num_classes, norm), name="lstm")

@@ -5,7 +5,9 @@ from typing import Any
 
 from keras import Input, Model, layers
 
-from zoo.norms import builder, norm_for
+from zoo import builder
+from zoo.blocks import classify
+from zoo.norms import norm_for
 
 
 @builder
@@ -18,7 +20,7 @@ def mlp(
 ) -> Model:
     """A multilayer perceptron for classification.
 
-        x <- relu(norm(w.x))
+        x <- relu(norm(W x))
 
     Layer names are stable: "hidden1_dense", "hidden1_norm".
 
@@ -33,7 +35,7 @@ def mlp(
         A `keras.Model` from `(batch, *input_shape)` to float32 logits `(batch, num_classes)`.
 
     Raises:
-        ValueError: for a norm that is unknown or pools positions (`zoo.norms`).
+        ValueError: for a norm that is unknown, or that pools positions (`zoo.norms`).
 
     >>> import zoo
     >>> model = zoo.mlp(3, norm="ln", input_shape=(4,), hidden=(8, 6))
@@ -53,5 +55,4 @@ def mlp(
         )
         x = norm.normalize(f"hidden{index}_norm")(norm.wrap(dense)(x))
         x = layers.ReLU(name=f"hidden{index}_relu")(x)
-    classifier = layers.Dense(num_classes, dtype="float32", name="logits")
-    return Model(inputs, norm.wrap(classifier)(x), name="mlp")
+    return Model(inputs, classify(x, num_classes, norm), name="mlp")

@@ -1,17 +1,13 @@
 """Which norm works in which model: one table for the builders, the tests and the docs."""
 
-import inspect
-import sys
-import types
-from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import keras_norms
 from keras_norms.registry import Norm
 
 
 class ModelKind(NamedTuple):
-    """A kind of model, as far as its norms are concerned.
+    """What a kind of model offers its norms.
 
     Attributes:
         has_positions: whether norms may pool positions (pixels, time steps).
@@ -62,21 +58,3 @@ def norm_for(model: str, spec: Any) -> Norm:
             f"offers none: {MODELS[model].reason}. Use one of {working}. Received: norm={spec!r}"
         )
     return norm
-
-
-class _CallableModule(types.ModuleType):
-    """A module that is called like the function of its own name."""
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return getattr(self, self.__name__.rpartition(".")[2])(*args, **kwargs)
-
-
-_F = TypeVar("_F", bound=Callable)
-
-
-def builder(function: _F) -> _F:
-    """Makes the module of a builder callable, so that neither hides the other in `zoo`."""
-    module = sys.modules[function.__module__]
-    module.__class__ = _CallableModule
-    module.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
-    return function

@@ -6,7 +6,9 @@ from typing import Any
 from keras import Input, KerasTensor, Model, layers
 
 from keras_norms.registry import Norm
-from zoo.norms import builder, norm_for
+from zoo import builder
+from zoo.blocks import classify, conv_norm
+from zoo.norms import norm_for
 
 # depth: (block, blocks per stage)
 CIFAR = {depth: ("basic", ((depth - 2) // 6,) * 3) for depth in (20, 32, 44, 56, 110)}
@@ -31,12 +33,12 @@ def resnet(
 
         x <- relu(x + F(x)),  F = conv, norm, relu, conv, norm
 
-    So that every block starts as the identity, the gamma of its last norm starts at 0, where
-    there is a gamma. Layer names are stable: "stem_norm", "stage2_block1_norm2".
+    Every block starts as its shortcut: the gamma of its last norm, if it has one, starts at 0.
+    Layer names are stable: "stem_norm", "stage2_block1_norm2".
 
     Args:
-        depth: 20, 32, 44, 56 or 110 for a CIFAR network, whose shortcuts have no weights; 18, 34,
-            50, 101 or 152 for an ImageNet network, whose bottlenecks stride in the 3x3
+        depth: 20, 32, 44, 56 or 110 for a CIFAR network, whose shortcuts have no weights. 18, 34,
+            50, 101 or 152 for an ImageNet network, whose bottlenecks have their stride in the 3x3
             convolution.
         num_classes: the number of logits.
         norm: what `keras_norms.get` understands.
@@ -72,7 +74,7 @@ def resnet(
     base = max(1, round((16 if cifar else 64) * width))
 
     images = x = Input(input_shape or ((32, 32, 3) if cifar else (224, 224, 3)), name="images")
-    x = _conv_norm(x, base, 3 if cifar else 7, 1 if cifar else 2, norm, "stem")
+    x = conv_norm(x, base, 3 if cifar else 7, norm, "stem", stride=1 if cifar else 2)
     x = layers.ReLU(name="stem_relu")(x)
     if not cifar:
         x = layers.ZeroPadding2D(1, name="stem_pool_pad")(x)
@@ -83,57 +85,31 @@ def resnet(
             name = f"stage{stage}_block{index}"
             x = block(x, base * 2 ** (stage - 1), stride, norm, shortcut, name)
     x = layers.GlobalAveragePooling2D(name="pool")(x)
-    classifier = layers.Dense(num_classes, dtype="float32", name="logits")
-    return Model(images, norm.wrap(classifier)(x), name=f"resnet{depth}")
+    return Model(images, classify(x, num_classes, norm), name=f"resnet{depth}")
 
 
 def _basic(
     x: KerasTensor, channels: int, stride: int, norm: Norm, shortcut: Callable, name: str
 ) -> KerasTensor:
-    residual = _conv_norm(x, channels, 3, stride, norm, name, 1)
+    residual = conv_norm(x, channels, 3, norm, name, 1, stride)
     residual = layers.ReLU(name=f"{name}_relu1")(residual)
-    residual = _conv_norm(residual, channels, 3, 1, norm, name, 2, zero_init=True)
+    residual = conv_norm(residual, channels, 3, norm, name, 2, zero_init=True)
     return _join(residual, shortcut(x, channels, stride, norm, name), name)
 
 
 def _bottleneck(
     x: KerasTensor, channels: int, stride: int, norm: Norm, shortcut: Callable, name: str
 ) -> KerasTensor:
-    residual = _conv_norm(x, channels, 1, 1, norm, name, 1)
+    residual = conv_norm(x, channels, 1, norm, name, 1)
     residual = layers.ReLU(name=f"{name}_relu1")(residual)
-    residual = _conv_norm(residual, channels, 3, stride, norm, name, 2)
+    residual = conv_norm(residual, channels, 3, norm, name, 2, stride)
     residual = layers.ReLU(name=f"{name}_relu2")(residual)
-    residual = _conv_norm(residual, 4 * channels, 1, 1, norm, name, 3, zero_init=True)
+    residual = conv_norm(residual, 4 * channels, 1, norm, name, 3, zero_init=True)
     return _join(residual, shortcut(x, 4 * channels, stride, norm, name), name)
 
 
 def _join(residual: KerasTensor, shortcut: KerasTensor, name: str) -> KerasTensor:
     return layers.ReLU(name=f"{name}_relu")(layers.Add(name=f"{name}_add")([shortcut, residual]))
-
-
-def _conv_norm(
-    x: KerasTensor,
-    channels: int,
-    size: int,
-    stride: int,
-    norm: Norm,
-    name: str,
-    index: int | str = "",
-    zero_init: bool = False,
-) -> KerasTensor:
-    if stride > 1 and size > 1:
-        # With a stride, padding="same" would pad an even input on its far side only.
-        x = layers.ZeroPadding2D(size // 2, name=f"{name}_pad{index}")(x)
-    conv = layers.Conv2D(
-        channels,
-        size,
-        stride,
-        padding="valid" if stride > 1 else "same",
-        use_bias=norm.use_bias,
-        kernel_initializer="he_normal",
-        name=f"{name}_conv{index}",
-    )
-    return norm.normalize(f"{name}_norm{index}", zero_init=zero_init)(norm.wrap(conv)(x))
 
 
 def _padded_shortcut(
@@ -156,4 +132,4 @@ def _projected_shortcut(
     """A 1x1 convolution where the shape changes (the paper's option B)."""
     if stride == 1 and x.shape[-1] == channels:
         return x
-    return _conv_norm(x, channels, 1, stride, norm, f"{name}_shortcut")
+    return conv_norm(x, channels, 1, norm, f"{name}_shortcut", stride=stride)

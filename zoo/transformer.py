@@ -3,10 +3,12 @@
 from typing import Any, Literal
 
 import keras
-from keras import Input, KerasTensor, Model, layers, ops
+from keras import KerasTensor, Model, layers, ops
 
 from keras_norms.registry import Norm
-from zoo.norms import builder, norm_for
+from zoo import builder
+from zoo.blocks import classify, sequence_input
+from zoo.norms import norm_for
 
 
 @builder
@@ -27,16 +29,16 @@ def transformer(
         pre:   x <- x + F(norm(x)),  F = attention, then MLP;  a norm at the end
         post:  x <- norm(x + F(x))
 
-    For the norms every token is a sample of its own, as in layer normalization. Norms that pool
-    positions (`zoo.norms`) pool the steps of a sequence; they work in the classifier only. Weight
+    The norms see each token as a sample of its own, as layer normalization does. Norms that pool
+    positions (`zoo.norms`) pool the steps of a sequence, and work in the classifier only. Weight
     norm wraps the projections of attention, the MLP and the logits. Layer names are stable:
     "block1_attention_norm", "block2_mlp_norm", "final_norm".
 
     Token 0 is padding, wherever it stands. No token attends to it, and it takes up no position. It
-    counts neither in statistics nor in the mean over time, nor in the loss.
+    does not count in statistics, in the mean over time or in the loss.
 
     At inference a causal model sees no later token, whatever the norm. In training, batch
-    statistics are those of all tokens of the batch.
+    statistics come from all tokens of the batch, later ones included.
 
     Args:
         num_classes: the number of logits; for a language model, the size of its vocabulary.
@@ -74,8 +76,14 @@ def transformer(
     norm = norm_for("causal_transformer" if causal else "transformer", norm)
     if placement not in ("pre", "post"):
         raise ValueError(f"`placement` must be 'pre' or 'post'. Received: placement={placement!r}")
-    inputs, mask = _inputs(input_shape, vocabulary)
+    inputs = sequence_input(input_shape, vocabulary)
+    if None in inputs.shape[1:]:
+        raise ValueError(
+            "`input_shape` must be without None, since each step has an embedding of its own. "
+            f"Received: input_shape={input_shape}"
+        )
     steps = inputs.shape[1]
+    mask = None if vocabulary is None else ops.not_equal(inputs, 0)  # True where no padding is
     channels = heads * max(1, round(128 * width / heads))
     head_shape = (-1, steps, heads, channels // heads)
     batch_axis = 0 if norm.needs_spatial_axis else (0, 1)
@@ -115,18 +123,17 @@ def transformer(
     if placement == "pre":
         x = normalize(x, "final_norm")
     if not causal:
-        # After a norm over time, the mean over time is beta, whatever the input. The activation
-        # between the two keeps what the input says.
+        # Straight after a norm over time, the mean over time would be beta for every input. With
+        # an activation in between, it depends on the input.
         x = _mean(layers.Activation("gelu", name="final_gelu")(x), mask)
     elif mask is not None:
         x = WithMask(name="mask")(x, mask=mask)
-    classifier = layers.Dense(num_classes, dtype="float32", name="logits")
-    return Model(inputs, norm.wrap(classifier)(x), name="transformer")
+    return Model(inputs, classify(x, num_classes, norm), name="transformer")
 
 
 @keras.saving.register_keras_serializable("zoo")
 class WithMask(layers.Layer):
-    """The identity, whose output carries `mask` to the loss and the metrics."""
+    """The identity. Its output carries `mask` to the loss and the metrics."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -136,22 +143,6 @@ class WithMask(layers.Layer):
         return inputs
 
 
-def _inputs(
-    shape: tuple[int, ...] | None, vocabulary: int | None
-) -> tuple[KerasTensor, KerasTensor | None]:
-    """The input of the model and its mask, which is True where there is no padding."""
-    rank, form = (2, "(steps, features)") if vocabulary is None else (1, "(steps,)")
-    if shape is None or len(shape) != rank or None in shape:
-        raise ValueError(
-            f"`input_shape` must be {form}, without None, for vocabulary={vocabulary}. "
-            f"Received: input_shape={shape}"
-        )
-    if vocabulary is None:
-        return Input(shape, name="sequences"), None
-    tokens = Input(shape, dtype="int32", name="tokens")
-    return tokens, ops.not_equal(tokens, 0)
-
-
 def _embed(
     inputs: KerasTensor,
     mask: KerasTensor | None,
@@ -159,7 +150,7 @@ def _embed(
     channels: int,
     norm: Norm,
 ) -> KerasTensor:
-    """Embeds tokens or vectors, and adds a learned embedding of each position."""
+    """Embeds tokens or vectors, and adds the learned embedding of each position."""
 
     def table(size: int, name: str) -> keras.Layer:
         initializer = keras.initializers.RandomNormal(stddev=0.02)
@@ -183,7 +174,7 @@ def _call(layer: keras.Layer, x: KerasTensor, mask: KerasTensor | None) -> Keras
 
 
 def _mean(x: KerasTensor, mask: KerasTensor | None) -> KerasTensor:
-    """The mean over the time steps that are no padding; 0 where all are."""
+    """The mean over the time steps without padding; 0 where all steps are padding."""
     x = ops.cast(x, "float32")
     if mask is None:
         return ops.mean(x, axis=1)

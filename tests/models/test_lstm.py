@@ -256,7 +256,9 @@ def test_norms_that_need_positions(spec):
 def test_errors():
     with pytest.raises(ValueError, match="cannot read from the end"):
         tokens(causal=True, bidirectional=True)
-    with pytest.raises(ValueError, match=r"`input_shape` is .*input_shape=\(6,\), vocabulary=None"):
+    with pytest.raises(
+        ValueError, match=r"`input_shape` must be .*input_shape=\(6,\), vocabulary=None"
+    ):
         lstm(3, input_shape=(6,))
     with pytest.raises(ValueError, match=r"input_shape=\(6, 3\), vocabulary=11"):
         lstm(3, input_shape=(6, 3), vocabulary=11)

@@ -395,6 +395,9 @@ def test_errors():
         build(placement="middle")
     with pytest.raises(ValueError, match="Received: 'batch'"):
         build("batch")
-    for shape, vocabulary in (((6, 5), 11), ((6,), None), (None, 11), ((None,), 11)):
+    for shape, vocabulary in (((6, 5), 11), ((6,), None), (None, 11)):
         with pytest.raises(ValueError, match=f"`input_shape` must be .*vocabulary={vocabulary}"):
+            transformer(3, "ln", shape, vocabulary)
+    for shape, vocabulary in (((None,), 11), ((None, 5), None)):
+        with pytest.raises(ValueError, match="`input_shape` must be without None"):
             transformer(3, "ln", shape, vocabulary)

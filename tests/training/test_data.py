@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from tests.support.data_sets import store, write_folder
 from zoo import data
-from zoo.data import sources, synthetic
+from zoo.data import sources, synthetic, tf_datasets
 from zoo.data.images import _IMAGENET
 
 tfds = pytest.importorskip("tensorflow_datasets")
@@ -439,12 +439,12 @@ def test_missing_set_without_network_is_an_error_within_seconds(tmp_path, monkey
 def test_a_name_server_that_hangs_is_not_waited_for(monkeypatch):
     monkeypatch.setattr("requests.head", lambda *args, **kwargs: time.sleep(30))
     start = time.monotonic()
-    assert not sources._reachable("https://example.org", seconds=0.2)
+    assert not tf_datasets._reachable("https://example.org", seconds=0.2)
     assert time.monotonic() - start < 5
 
 
 def test_failed_download_names_its_cause(tmp_path, monkeypatch):
-    monkeypatch.setattr(sources, "_reachable", lambda url: True)
+    monkeypatch.setattr(tf_datasets, "_reachable", lambda url: True)
 
     def fails(self, **kwargs):
         raise OSError("disk full\nand a long story")

@@ -1,4 +1,4 @@
-"""Folders of images: a folder for each split, in it a folder for each class."""
+"""Folders of images: each split is a folder that holds a folder for each class."""
 
 import concurrent.futures
 import os
@@ -8,7 +8,7 @@ import tensorflow as tf
 from zoo.data.source import decode_image, first_line
 
 TEST_SPLITS = ("test", "validation", "val")
-# Those that TensorFlow Datasets reads.
+# The endings of images that TensorFlow Datasets reads.
 _ENDINGS = (".jpeg", ".jpg", ".png")
 
 
@@ -17,10 +17,10 @@ def check_folder(root: str, max_bytes: int) -> None:
 
     Args:
         root: the folder that holds the splits.
-        max_bytes: images are not decoded if they are larger than that altogether.
+        max_bytes: images are decoded if the folder has at most so many bytes.
 
     Raises:
-        ValueError: that names the first folder or image with a fault.
+        ValueError: for the first fault, with the path of its folder or image.
     """
     splits = {
         split: _images_by_class(os.path.join(root, split))
@@ -55,7 +55,7 @@ def check_folder(root: str, max_bytes: int) -> None:
 
 
 def folder_bytes(path: str) -> int:
-    """The size of all files below a folder."""
+    """The size of all files below a folder, in bytes."""
     walk = os.walk(path, followlinks=True)
     return sum(os.path.getsize(os.path.join(at, file)) for at, _, files in walk for file in files)
 

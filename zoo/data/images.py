@@ -1,4 +1,4 @@
-"""From stored images to standardized and augmented ones, or to the sequence of their rows."""
+"""Turns stored images into standardized and augmented ones, or into sequences of their rows."""
 
 import functools
 import os
@@ -23,30 +23,37 @@ _NOT_MIRRORED = {
     *("digits", "styled_digits", "contrast_digits"),
     *("mnist", "emnist", "kmnist", "svhn_cropped", "omniglot"),
 }
-# Larger images are cropped at random scales, others at random places.
+# Crops of larger images have random scales and places. Those of others have random places.
 _SMALL_SIDE = 64
 
 
-def preparation(
+def choose_preparation(
     name: str, source: Source, image_size: int | None = None, rows: bool = False
 ) -> tuple[tuple[int, ...], Callable[[tf.Tensor, tf.Tensor | None], tf.Tensor]]:
-    """Makes the function that prepares the images of a set for a model.
+    """Chooses how the images of a set are prepared for a model.
+
+        y = (x - mean) / std,  with x in [0, 1]
 
     Args:
-        name: name of the set, which decides the constants and whether images are mirrored.
+        name: the name of the set. It decides the mean and the std, and whether images are mirrored.
         source: a source of images.
         image_size: the side of prepared images, in pixels. By default it is the stored images',
             or 224 if these differ in size or are not square.
         rows: whether an image becomes the sequence of its rows, `(height, width * channels)`.
 
     Returns:
-        `(shape, prepare)`: the shape of a prepared image, and a function `(stored image, seed)` ->
-        standardized float32 image. The seed decides the augmentation; None means none.
+        `(shape, prepare)`: the shape of a prepared image, and a function from a stored image and a
+        seed to the prepared float32 image. The seed decides the augmentation; None means none.
+
+    Reference:
+        [Deep Residual Learning](https://arxiv.org/abs/1512.03385), section 4.2, for random shifts,
+        and [Going Deeper with Convolutions](https://arxiv.org/abs/1409.4842), section 6, for random
+        resized crops.
     """
     assert source.image_shape
     height, width, channels = source.image_shape
     side = image_size or (height if height and height == width else 224)
-    # A folder is not the set whose name it may have.
+    # A folder may have the name of a set, but not its constants.
     base = None if os.path.isdir(name) else name.split("/")[0].split(":")[0]
     default = _IMAGENET if channels == 3 else ((0.5,) * channels,) * 2
     shape = (side, side * channels) if rows else (side, side, channels)

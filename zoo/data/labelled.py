@@ -1,4 +1,4 @@
-"""A set of labelled examples, and its batches: pure functions of (seed, epoch, index)."""
+"""A set of labelled examples and its batches, which are pure functions of (seed, epoch, index)."""
 
 import dataclasses
 from collections.abc import Callable
@@ -11,18 +11,18 @@ class LabelledSet:
     """A set of labelled examples, ready to be batched; `zoo.data.load` makes one.
 
     Attributes:
-        train: `tf.data.Dataset` of `(stored example, label)` in a fixed order.
+        train: the training examples, pairs `(stored example, label)` in a fixed order.
         test: the same for the test examples.
         num_classes: the number of classes.
-        example_shape: shape of a prepared example: `(side, side, channels)` of an image,
+        example_shape: the shape of a prepared example: `(side, side, channels)` of an image,
             `(steps, features)` of the rows of an image, `(steps,)` of text, `(features,)` of a
             vector.
-        prepare: function `(stored example, seed)` -> prepared example. The seed, int64 `(2,)`,
-            decides the augmentation; None means no augmentation.
-        shuffle_buffer: number of examples among which the next one is drawn.
-        vocabulary: the tokens that the ids of text stand for, in order; None where examples hold
-            numbers. Id 0 is padding.
-        causal: whether labels are the tokens that follow: one for each step.
+        prepare: the function from a stored example and a seed to the prepared example. The seed,
+            int64 `(2,)`, decides the augmentation; None means no augmentation.
+        shuffle_buffer: the number of examples among which the next one is drawn.
+        vocabulary: the token of each id, in order, where examples are text; else None. Id 0 is
+            padding.
+        causal: whether each step has a label: the token that follows.
     """
 
     train: tf.data.Dataset
@@ -68,14 +68,14 @@ class LabelledSet:
     def train_batches(self, global_batch: int, seed: int, first_epoch: int = 0) -> tf.data.Dataset:
         """Shuffled and augmented training batches, epoch after epoch without end.
 
-        The arguments and the number of an epoch decide all that it holds. So training that resumes
-        at `first_epoch` sees what uninterrupted training would have seen.
+        Only the arguments and the number of an epoch decide what it holds. So training that
+        resumes at `first_epoch` sees what uninterrupted training would have seen.
 
         Args:
-            global_batch: samples of a batch, over all replicas. Each epoch drops the examples
-                that fill no batch, and not always the same ones.
+            global_batch: samples of a batch, over all replicas. Each epoch drops the last examples
+                of its order if they fill no batch.
             seed: decides the order and the augmentation.
-            first_epoch: the number of the epoch to start at.
+            first_epoch: the number of the first epoch, from 0 on.
 
         Returns:
             An infinite `tf.data.Dataset` of `(examples, labels)`.
@@ -106,14 +106,15 @@ class LabelledSet:
         return _batched(data, global_batch, tf.data.INFINITE_CARDINALITY)
 
     def test_batches(self, global_batch: int) -> tf.data.Dataset:
-        """All test examples, in batches that are all full.
+        """All test examples in order, in full batches.
 
         Many layers fail on replicas with uneven or empty batches. So the last batch is filled up
         with examples of weight 0.
 
-        The other weights are equal, and all weights together have a mean of 1. That makes the
-        loss exact, which Keras divides by the number of all samples, and weighted metrics too.
-        Weights have the shape of the labels, since Keras's losses do not broadcast them over steps.
+        Keras divides the loss by the number of all samples, those of weight 0 too. So the other
+        weights are equal, and the mean of all weights is 1. Then the loss and weighted metrics are
+        exact. Weights have the shape of the labels, since Keras's losses do not broadcast them over
+        steps.
 
         Args:
             global_batch: samples of a batch, over all replicas.
@@ -136,11 +137,12 @@ class LabelledSet:
 
 
 def _key(seed: int, epoch: tf.Tensor) -> tf.Tensor:
+    """The seed of an epoch, int64 `(2,)`, for stateless random functions."""
     return tf.stack([tf.constant(seed, tf.int64), epoch])
 
 
 def _batched(data: tf.data.Dataset, global_batch: int, steps: int) -> tf.data.Dataset:
-    # No map comes after it, so that tf.distribute finds the batch to split.
+    # Nothing is mapped after this, so that tf.distribute finds the batch to split.
     data = data.batch(global_batch, drop_remainder=True)
     # Where the number of batches is unknown, Keras counts one optimizer step too many per epoch.
     data = data.apply(tf.data.experimental.assert_cardinality(steps))

@@ -1,4 +1,4 @@
-"""From the name of a set to labelled examples that a model can take."""
+"""Loads a set by its name, as labelled examples that a model can take."""
 
 import dataclasses
 
@@ -24,18 +24,18 @@ def load(
     """Loads a set of labelled examples.
 
     Images are scaled to [0, 1], then standardized by channel. For digits, mnist, fashion_mnist,
-    cifar10 and cifar100 the constants are the set's own. Sets whose style is made here have mean
-    1/2 and deviation 1/4. Other colour images get ImageNet's constants, other grey ones are
-    brought to [-1, 1].
+    cifar10 and cifar100 the constants are the set's own. For sets whose style is made here they
+    are mean 1/2 and deviation 1/4. Other colour images get ImageNet's constants. Other grey ones
+    are scaled to [-1, 1].
 
-    Training images with sides up to 64 pixels are shifted by up to an eighth of the side and
-    mirrored. Larger ones become random resized crops, mirrored too. Digits of any kind are never
-    mirrored. Test images are central squares. A model of sequences reads an image row by row.
+    Training images with sides up to 64 pixels are shifted by up to an eighth of the side. Larger
+    ones become random resized crops. Half of both are mirrored, but characters and digits never
+    are. Test images are central squares. A model of sequences reads an image row by row.
 
     Vectors stay as they are, neither standardized nor augmented.
 
     Texts with class labels become the ids of their words. The vocabulary holds the most frequent
-    words of the training texts in use. Longer texts keep their end, shorter ones are padded with
+    words of the training texts in use. Longer texts keep their end. Shorter texts are padded with
     0 at their end.
 
     Plain text becomes the ids of its characters. The vocabulary holds all characters of the
@@ -47,27 +47,27 @@ def load(
             the name of a set of TensorFlow Datasets that holds images or texts with class labels,
             or plain text; or the path of a folder with the subfolders "train" and "test" (or
             "validation", "val"), each with a folder of images for every class.
-        data_dir: directory of TensorFlow Datasets, by default its own. A set that is not there is
-            downloaded to it.
+        data_dir: the directory of TensorFlow Datasets, by default its own. A set that is not there
+            is downloaded to it.
         image_size: the side of prepared images, in pixels. By default it is the stored images',
             or 224 if these differ in size or are not square.
-        train_examples: how many training images, texts or windows to use, from the first on. None
-            for all.
-        test_examples: likewise, of the test examples.
+        train_examples: the number of training images, texts or windows to use, from the first on.
+            None for all.
+        test_examples: the same for the test examples.
         sequences: whether the model reads sequences, so that images become sequences of rows.
             Text needs such a model.
-        sequence_length: words of a text (200 by default), or characters of a window (128 by
-            default).
-        vocabulary_size: number of ids for words, including those of padding and of unknown words;
-            10,000 by default.
+        sequence_length: the number of words of a text (200 by default), or of characters of a
+            window (128 by default).
+        vocabulary_size: the largest number of ids for words, those of padding and of unknown words
+            included; 10,000 by default.
 
     Returns:
         A `LabelledSet`.
 
     Raises:
-        ValueError: if there is no such set, or it cannot be read or downloaded, or holds nothing
-            of these kinds; if it has fewer examples than asked for; if it is text and `sequences`
-            is False; or for an option that has no effect on it.
+        ValueError: if there is no such set, or if it cannot be read or downloaded. If it holds
+            nothing of these kinds, or fewer examples than asked for. If it is text and `sequences`
+            is False. If an option has no effect on it.
 
     >>> print(load("digits", train_examples=100))
     100 training and 360 test images of 8 x 8 x 1, 10 classes
@@ -97,7 +97,7 @@ def load(
     if source.kind == "vectors":
         shape, prepare = tuple(train.element_spec[0].shape), lambda vector, seed: vector
     else:
-        shape, prepare = images.preparation(name, source, image_size, rows=sequences)
+        shape, prepare = images.choose_preparation(name, source, image_size, rows=sequences)
     return LabelledSet(train, test, source.num_classes, shape, prepare, source.shuffle_buffer)
 
 
@@ -129,8 +129,8 @@ def _load_characters(
         "\n".join(stored.decode() for stored in part.as_numpy_iterator())
         for part in (source.train, source.test)
     ]
-    # Bits per character compare only between runs of one vocabulary. So it is that of the whole
-    # text, however many windows are in use.
+    # Bits per character can be compared between runs of one vocabulary only. So the vocabulary is
+    # that of the whole text, however many windows are in use.
     vocabulary = text.character_vocabulary(*parts)
     encode = text.character_encoder(vocabulary)
     train, test = (text.windows(encode(part), sequence_length) for part in parts)
@@ -149,7 +149,7 @@ def _in_memory(
     vocabulary: list[str],
     causal: bool = False,
 ) -> LabelledSet:
-    """A set of ids, from the `(ids, labels)` of its training and its test examples."""
+    """Makes a set of `(ids, labels)`, those of the training and those of the test examples."""
     return LabelledSet(
         train=tf.data.Dataset.from_tensor_slices(train),
         test=tf.data.Dataset.from_tensor_slices(test),

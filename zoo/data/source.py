@@ -13,8 +13,8 @@ class Source:
 
     Attributes:
         kind: "images", "vectors" or "texts", all with class labels; or "characters", plain text.
-        train: `tf.data.Dataset` of `(stored image, vector or text, label)` in a fixed order; of
-            texts alone if they have no labels.
+        train: the training examples, pairs `(stored example, label)` in a fixed order. Plain text
+            has no labels, and no pairs.
         test: the same for the test examples.
         num_classes: the number of classes; None for plain text.
         image_shape: `(height, width, channels)` of images, with None where they differ in size.
@@ -36,7 +36,7 @@ class Source:
 
 
 def decode_image(stored: tf.Tensor, channels: int) -> tf.Tensor:
-    """An encoded image as float32 in [0, 1]."""
+    """Decodes a JPEG or PNG file `()` to float32 `(height, width, channels)` in [0, 1]."""
     image = tf.io.decode_image(stored, channels, expand_animations=False)
     return tf.cast(image, tf.float32) / 255
 

@@ -1,7 +1,7 @@
-"""Data that is made here: points under a rule, and images with a style that is known.
+"""Data made here: points with a rule for their labels, and images in a known style.
 
-Styles test norms. Statistics of single images hide the contrast of an image from the network. That
-does no harm where contrast is a nuisance, and is fatal where it is the label.
+Styles test norms. A norm with statistics of single images hides their contrast from the network.
+That does no harm where contrast is a nuisance, and is fatal where it is the label.
 """
 
 import dataclasses
@@ -21,17 +21,23 @@ LEVELS = np.geomspace(_LOWEST, _HIGHEST, 4, dtype="float32")
 
 
 def points() -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
-    """Points of 10 features, uniform in [0, 1], with label 1 where their sum exceeds 5.
+    """Draws points of 10 features, uniform in [0, 1], with label 1 where their sum exceeds 5.
+
+        label = 1 if x1 + ... + x10 > 5, else 0
 
     Returns:
-        `(train, test)`, each `(features, labels)` of 1,000 points.
+        `(train, test)`, each float32 features `(1000, 10)` and int64 labels `(1000,)`.
+
+    >>> (features, labels), test = points()
+    >>> features.shape, labels.shape
+    ((1000, 10), (1000,))
     """
 
-    def drawn(split: str) -> tuple[np.ndarray, np.ndarray]:
+    def draw(split: str) -> tuple[np.ndarray, np.ndarray]:
         features = _random(split).random((1000, 10), "float32")
         return features, (features.sum(1, dtype="float64") > 5).astype("int64")
 
-    return drawn("train"), drawn("test")
+    return draw("train"), draw("test")
 
 
 def styled(source: Source) -> Source:
@@ -57,13 +63,13 @@ def styled(source: Source) -> Source:
             "ink": random.uniform(0.5, 1, (count, 3)),
         }
 
-    def decode(stored: Any) -> tf.Tensor:
-        assert source.decode
+    def decode(stored: tuple[tf.Tensor, dict[str, tf.Tensor]]) -> tf.Tensor:
         image, style = stored
+        assert source.decode
         coloured = style["paper"] + (style["ink"] - style["paper"]) * source.decode(image)
-        return _contrasted(coloured, style["contrast"])
+        return _change_contrast(coloured, style["contrast"])
 
-    def example(image: tf.Tensor, label: tf.Tensor, style: Any) -> tuple:
+    def example(image: tf.Tensor, label: tf.Tensor, style: dict[str, tf.Tensor]) -> tuple:
         return (image, style), label
 
     assert source.image_shape
@@ -86,10 +92,10 @@ def contrast(source: Source) -> Source:
     def draw(random: np.random.Generator, count: int) -> np.ndarray:
         return random.integers(len(LEVELS), size=count)
 
-    def decode(stored: Any) -> tf.Tensor:
-        assert source.decode
+    def decode(stored: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
         image, level = stored
-        return _contrasted(source.decode(image), tf.gather(LEVELS, level))
+        assert source.decode
+        return _change_contrast(source.decode(image), tf.gather(LEVELS, level))
 
     def example(image: tf.Tensor, label: tf.Tensor, level: tf.Tensor) -> tuple:
         return (image, level), level
@@ -97,9 +103,9 @@ def contrast(source: Source) -> Source:
     return _with_draws(source, draw, example, num_classes=len(LEVELS), decode=decode)
 
 
-def _contrasted(image: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
-    # Standardized images are padded with 0, which is the grey. So a contrast multiplies all that a
-    # network sees, borders too, which would give it away otherwise.
+def _change_contrast(image: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
+    # Standardization maps grey to 0, and padding is 0 too. So the contrast multiplies all that a
+    # network sees. Borders of another value would give the contrast away.
     return _GREY + factor * (image - _GREY)
 
 
@@ -108,8 +114,10 @@ def _with_draws(source: Source, draw: Callable, example: Callable, **changes: An
 
     Args:
         source: the source.
-        draw: function `(random generator, number of examples)` -> arrays of that length.
-        example: function `(image, label, what was drawn for them)` -> new example.
+        draw: the function from a random generator and a number of examples to arrays of that
+            length.
+        example: the function from an image, its label and what was drawn for them to the new
+            example.
         **changes: other fields of the new source.
     """
 
@@ -129,5 +137,5 @@ def _narrow(array: np.ndarray) -> np.ndarray:
 
 
 def _random(split: str) -> np.random.Generator:
-    """The generator of all draws for a split, which starts in the same state each time."""
+    """The random generator of a split. It starts in the same state each time."""
     return np.random.default_rng(("train", "test").index(split))

@@ -15,12 +15,12 @@ def word_vocabulary(texts: tf.data.Dataset, size: int) -> list[str]:
     """The vocabulary of the most frequent words.
 
     Args:
-        texts: `tf.data.Dataset` of texts.
-        size: the largest length of the vocabulary.
+        texts: a data set of texts `()`.
+        size: the largest number of tokens, padding and "[UNK]" included.
 
     Returns:
-        Padding, "[UNK]" for every other word, then the words by falling frequency, in lower case
-        and without punctuation.
+        The vocabulary: padding, "[UNK]" for every other word, then the words by falling frequency.
+        Words are in lower case and without punctuation.
 
     >>> word_vocabulary(tf.data.Dataset.from_tensor_slices(["Well, well.", "Not well"]), size=3)
     ['', '[UNK]', 'well']
@@ -59,7 +59,7 @@ def word_encoder(
 
 
 def character_vocabulary(*texts: str) -> list[str]:
-    """The vocabulary of all characters in the texts: padding, then the characters sorted.
+    """The vocabulary of all characters in the texts: padding, then the sorted characters.
 
     >>> character_vocabulary("abba", "cab")
     ['', 'a', 'b', 'c']
@@ -68,7 +68,7 @@ def character_vocabulary(*texts: str) -> list[str]:
 
 
 def character_encoder(vocabulary: Sequence[str]) -> Callable[[str], np.ndarray]:
-    """Makes a function from a text to the ids of its characters, an int32 array `(len(text),)`.
+    """Makes a function from a text to the int32 ids `(len(text),)` of its characters.
 
     >>> character_encoder(["", "a", "b"])("abba").tolist()
     [1, 2, 2, 1]
@@ -111,17 +111,22 @@ def generate(
 ) -> str:
     """Lets a language model write, from the beginning of a line.
 
-    The model always reads as many ids as it was built for, so that it is compiled once. A shorter
+    So that the model is compiled once, it always reads as many ids as it was built for. A shorter
     text is padded at its end, where a causal model does not look. A longer text keeps its end.
 
     Args:
-        model: causal model from ids `(1, steps)` to logits `(1, steps, len(vocabulary))`.
+        model: a causal model from ids `(1, steps)` to logits `(1, steps, len(vocabulary))`.
         vocabulary: what `character_vocabulary` returned.
         length: the number of characters to write.
         seed: decides the text.
 
     Returns:
         The text. Each character is drawn with the probability that the model gives it.
+
+    >>> inputs = keras.Input((8,), dtype="int32")
+    >>> model = keras.Model(inputs, keras.layers.Embedding(3, 3)(inputs))
+    >>> len(generate(model, ["", "a", "b"], length=5))
+    5
     """
     steps = model.input_shape[1]
 

@@ -204,7 +204,7 @@ class Agreement:
 
         Returns:
             One dict. After the last step, "weights_difference" and "statistics_difference" are
-            the largest differences to one device, the second of moving statistics.
+            the largest differences from one device, the second of moving statistics.
             "between_replicas" and "gamma_beta_between_replicas" are those between the copies that
             the replicas hold of all variables, and of gamma and beta. None is nothing to compare.
         """

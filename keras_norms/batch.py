@@ -83,8 +83,12 @@ class BatchNormalization(MovingNormalization):
     ) -> None:
         super().__init__(axis, momentum, epsilon, center, scale, **kwargs)
         self.renorm = bool(renorm)
-        self.renorm_clipping = _check_clipping(renorm_clipping) if renorm else renorm_clipping
+        self.renorm_clipping = _check_clipping(renorm_clipping)
         self.renorm_momentum = number("renorm_momentum", renorm_momentum)
+        if not 0 <= self.renorm_momentum <= 1:
+            raise ValueError(
+                f"`renorm_momentum` must lie in [0, 1]. Received: renorm_momentum={renorm_momentum}"
+            )
         if self.renorm and self.max_steps is not None:
             raise ValueError(
                 "Batch renormalization has no statistics for each time step. Leave out one of "
@@ -143,8 +147,14 @@ class BatchNormalization(MovingNormalization):
         self._move_one(self.moving_variance, variance, count, 0.0)
 
 
-def _check_clipping(clipping: Mapping[str, float] | None) -> dict[str, float]:
-    clipping = {key: value for key, value in (clipping or {}).items() if value is not None}
+def _check_clipping(clipping: Any) -> dict[str, float] | None:
+    if clipping is None:
+        return None
+    if not isinstance(clipping, Mapping):
+        raise ValueError(
+            f"`renorm_clipping` must be a dict. Received: renorm_clipping={clipping!r}"
+        )
+    clipping = {key: number(key, value) for key, value in clipping.items() if value is not None}
     if set(clipping) - set(CLIPPING):
         raise ValueError(
             f"Received invalid keys for `renorm_clipping`: {clipping}. Use {', '.join(CLIPPING)}."

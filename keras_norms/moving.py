@@ -235,7 +235,7 @@ class MovingNormalization(Normalization):
 
     def refuse_single_values(self, x: Tensor) -> None:
         """Raises where a batch is known to have one value a channel, and nothing else is used."""
-        if self._needs_sample_moments or (self.synchronized and replica_context() is not None):
+        if self._needs_sample_moments or replica_context() is not None:  # others may have more
             return
         sizes = {axis: x.shape[axis] for axis in (*self.pooled_axes, *self.axes.spatial)}
         if self.ghost_batch_size and sizes[self.axes.batch[0]] is not None:

@@ -76,6 +76,7 @@ def test_the_suites_see_our_classes():
 SHAPES = [(3, 4, 8), (2, 4, 3, 8)]
 WEIGHTS = {  # trainable, not trainable
     "bn": (2, 2),
+    "bn_renorm": (2, 5),
     "mean_only_bn": (1, 1),
     "bin": (3, 2),
     "sn": (4, 2),

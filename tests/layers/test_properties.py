@@ -94,7 +94,7 @@ def calls(draw):
         channel = draw(st.integers(-rank - 1, rank))
     batch = tuple(axis - rank * draw(st.booleans()) * (axis >= 0) for axis in batch)
     shape[channel % rank] = draw(st.sampled_from([1, 2, 3, 4, 6, 8]))
-    norm = draw(st.sampled_from(NORMS))
+    norm = draw(st.sampled_from([norm for norm in NORMS if not norm.held]))
     options = {
         "axis": channel - rank * draw(st.booleans()) * (channel >= 0),
         "batch_axis": batch[0] if len(batch) == 1 and draw(st.booleans()) else batch,
@@ -184,6 +184,20 @@ def refused(call):
         return False
     sizes = zip(call.mask.shape, call.shape, strict=False)
     return call.mask.ndim > rank or any(one not in (1, size) for one, size in sizes)
+
+
+def trains_on_one_value(layer, call):
+    """Whether nothing but one value for each channel would decide about the output."""
+    only = call.norm.batch_only or (is_switchable(call) and layer._in_use == ("batch",))
+    if not (only and call.training and call.trainable):
+        return False
+    axes = {*layer.pooled_axes, *layer.axes.spatial}
+    sizes = {axis: call.shape[axis] for axis in axes}
+    first = layer.axes.batch[0]
+    if layer.ghost_batch_size and first in sizes:
+        sizes[first] = min(sizes[first], layer.ghost_batch_size)
+    unknown = call.graph and axes & set(call.unknown)
+    return not unknown and math.prod(sizes.values()) == 1
 
 
 def is_switchable(call):
@@ -299,6 +313,11 @@ def check(call):
     layer.trainable = call.trainable
     randomize(layer, rng)
     before = values(layer)
+    if trains_on_one_value(layer, call):
+        RAN["errors"] += 1
+        with pytest.raises(ValueError, match="one value"):
+            run(layer, call, x)
+        return
     y, moving = expected(layer, exact, call.mask, call.training, before)
     actual = run(layer, call, x)
 
@@ -501,6 +520,12 @@ def check_weights(case):
     w = v * np.divide(gain.reshape(norms.shape), norms, out=np.zeros(norms.shape), where=norms > 0)
     y, size = exactly(layer, w, exact), exactly(layer, np.abs(w), np.abs(exact))
     mask = None
+    if norm is not None and case["training"]:
+        samples = min(len(y), case["ghost"] or len(y))
+        if samples * y[0].size == norm.moving_mean.shape[0]:  # one value for each channel
+            with pytest.raises(ValueError, match="one value"):
+                wrapper(x, training=True)
+            return
     if case["masked"]:
         mask = rng.random(y.shape[: rng.integers(1, max(2, y.ndim - 1))]) < 0.7
     if norm is not None:

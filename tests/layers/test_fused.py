@@ -215,7 +215,14 @@ def test_what_is_no_number_stays_in_its_sample(rng, calls):
     assert len(calls) == 5
 
 
-@over(FUSIBLE)
+# Programs take long to compile: the others' are in the full matrices.
+SOME = [
+    pytest.param(norm, id=norm.name, marks=[] if norm.name in ("bn", "sn") else pytest.mark.slow)
+    for norm in FUSIBLE
+]
+
+
+@pytest.mark.parametrize("norm", SOME)
 def test_forward_mode_is_that_of_finite_differences(norm, rng, calls):
     layer = random_layer(norm, SHAPE, rng)
     x, direction, weight = (tf.constant(rng.normal(2, 3, SHAPE)) for _ in range(3))
@@ -235,7 +242,7 @@ def test_forward_mode_is_that_of_finite_differences(norm, rng, calls):
     assert calls
 
 
-@over(FUSIBLE)
+@pytest.mark.parametrize("norm", SOME)
 def test_a_gradient_penalty_in_float32(norm, rng):
     """The gradient of the squared gradient is as precise as by the layers' own path."""
     shape = (8, 32, 32, 16)
@@ -263,8 +270,9 @@ def test_a_gradient_penalty_in_float32(norm, rng):
     assert np.linalg.norm(error) < 1e-5 * np.linalg.norm(expected)
 
 
-def test_threads_train_models_of_their_own(calls):
-    """Sixteen at a time, each with its model, whose programs no other thread has."""
+@pytest.mark.parametrize("number", [4, pytest.param(16, marks=pytest.mark.slow)])
+def test_threads_train_models_of_their_own(number, calls):
+    """Many at a time, each with its model, whose programs no other thread has."""
     failures = []
 
     def train(index):
@@ -273,7 +281,7 @@ def test_threads_train_models_of_their_own(calls):
         except Exception as error:  # whatever TensorFlow makes of a race
             failures.append(repr(error))
 
-    threads = [threading.Thread(target=train, args=(index,)) for index in range(16)]
+    threads = [threading.Thread(target=train, args=(index,)) for index in range(number)]
     for thread in threads:
         thread.start()
     for thread in threads:

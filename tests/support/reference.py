@@ -103,6 +103,8 @@ def moved(layer, moving, batch, seen):
     new |= {"renorm_mean": mean, "renorm_stddev": std}
     after = {}
     for name, old in moving.items():
+        if name not in new:  # moving_steps
+            continue
         momentum = layer.renorm_momentum if name.startswith("renorm_") else layer.momentum
         after[name] = np.where(seen, momentum * old + (1 - momentum) * new[name], old)
     if std is not None:

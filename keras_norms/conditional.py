@@ -78,8 +78,7 @@ class AdaptiveInstanceNormalization(ConditionedInstanceNormalization):
     Args:
         axis: int, the channel axis of both.
         epsilon: float, added to both variances.
-        batch_axis: int or tuple of ints, the axes whose entries are samples.
-        **kwargs: arguments of `keras.layers.Layer`.
+        **kwargs: `batch_axis` of `Normalization`, and arguments of `keras.layers.Layer`.
 
     Call arguments:
         inputs: `[x, style]`.

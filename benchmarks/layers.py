@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Iterator
 
 import keras
 import numpy as np
@@ -12,7 +13,7 @@ import keras_norms
 from zoo.laboratory import measuring
 
 IMAGES = ((32, 32, 32, 64), (32, 16, 16, 128), (64, 8, 8, 256))
-LARGE = (128, 64, 64, 64)  # so large that the memory of the compiler counts little
+LARGE = (128, 64, 64, 64)  # so large that it outweighs the memory of the compiler
 SEQUENCE = (64, 128, 256)
 BASE = "keras BN"
 
@@ -20,12 +21,12 @@ BASE = "keras BN"
 class FusedBatchNorm(keras.layers.Layer):
     """TensorFlow's own operation for batch norm, without moving statistics."""
 
-    def build(self, input_shape):
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
         shape = input_shape[-1:]
         self.gamma = self.add_weight(shape=shape, initializer="ones")
         self.beta = self.add_weight(shape=shape, initializer="zeros")
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         return tf.raw_ops.FusedBatchNormV3(
             x=inputs,
             scale=self.gamma.value,
@@ -37,7 +38,7 @@ class FusedBatchNorm(keras.layers.Layer):
         ).y
 
 
-def image_layers():
+def image_layers() -> dict[str, keras.Layer]:
     """The norms of images: ours, then those of Keras and TensorFlow."""
     return {
         BASE: keras.layers.BatchNormalization(),
@@ -63,79 +64,81 @@ def image_layers():
     }
 
 
-def unfused(layer):
-    """The layer, which from now on computes without `keras_norms.fused`."""
+def unfused(layer: keras.Layer) -> keras.Layer:
+    """Makes a layer compute without `keras_norms.fused`, and returns it."""
     layer.fusible = False
     return layer
 
 
-def sequence_layers(per_token):
-    """The norms of `(batch, time, channels)`: with tokens as samples, or with time as positions."""
-    options = {"batch_axis": (0, 1)} if per_token else {}
+def sequence_layers(per_token: bool) -> dict[str, keras.Layer]:
+    """The norms of `(batch, time, channels)`: each token is a sample, or each step a position."""
+    batch_axis = (0, 1) if per_token else 0
     layers = {
         "keras LN": keras.layers.LayerNormalization(),
         "keras RMS": keras.layers.RMSNormalization(),
-        "LN (GN, 1 group)": keras_norms.GroupNormalization(1, **options),
-        "GN (32 groups)": keras_norms.GroupNormalization(32, **options),
-        "BN": keras_norms.BatchNormalization(**options),
-        "SN": keras_norms.SwitchableNormalization(**options),
+        "LN (GN, 1 group)": keras_norms.GroupNormalization(1, batch_axis=batch_axis),
+        "GN (32 groups)": keras_norms.GroupNormalization(32, batch_axis=batch_axis),
+        "BN": keras_norms.BatchNormalization(batch_axis=batch_axis),
+        "SN": keras_norms.SwitchableNormalization(batch_axis=batch_axis),
     }
     return layers if per_token else layers | {"IN": keras_norms.InstanceNormalization()}
 
 
-def training(rounds):
+def training(rounds: int) -> Iterator[timing.Column]:
     """A training step on images."""
     for shape in IMAGES:
         for xla in (False, True):
             title = f"{shape}, {'XLA' if xla else 'plain'}"
-            yield timing.layer_column(title, image_layers(), shape, BASE, rounds, xla)
+            yield timing.time_layers(title, image_layers(), shape, BASE, rounds, xla)
     yield timing.Column(f"{LARGE}, memory", "the input", None, peak_memory(LARGE))
 
 
-def inference(rounds):
+def inference(rounds: int) -> Iterator[timing.Column]:
     """Inference on images."""
     for shape in IMAGES:
-        yield timing.layer_column(
+        yield timing.time_layers(
             f"{shape}, plain", image_layers(), shape, BASE, rounds, training=False
         )
 
 
-def sequences(rounds):
+def sequences(rounds: int) -> Iterator[timing.Column]:
     """A training step on a sequence."""
     for per_token in (True, False):
         for xla in (False, True):
             title = f"{SEQUENCE}, {'per token' if per_token else 'over time'}"
             title += ", XLA" if xla else ", plain"
             layers = sequence_layers(per_token)
-            yield timing.layer_column(title, layers, SEQUENCE, "keras LN", rounds, xla)
+            yield timing.time_layers(title, layers, SEQUENCE, "keras LN", rounds, xla)
 
 
-def accuracy(_):
+def accuracy(_: int) -> Iterator[timing.Column]:
     """The error of a layer's output where the mean is 10,000 and the standard deviation 1."""
     x = np.random.default_rng(0).standard_normal(IMAGES[1], "float32") + np.float32(1e4)
     layers, errors = image_layers(), {}
     for name, layer in layers.items():
+        # TensorFlow's own operation has no float64.
         peer = layers[BASE] if name == "FusedBatchNormV3" else layer
         exact = type(peer).from_config(peer.get_config() | {"dtype": "float64"})
         expected = exact(tf.constant(x, "float64"), training=True).numpy()
         output = tf.function(layer)(tf.constant(x), training=True)
-        errors[name] = (1e6 * np.linalg.norm(output - expected) / np.linalg.norm(expected),) * 3
+        error = float(np.linalg.norm(output - expected) / np.linalg.norm(expected))
+        errors[name] = (1e6 * error,) * 3
     yield timing.Column(f"{IMAGES[1]}, plain", "a millionth of the output", None, errors)
 
 
-def peak_memory(shape):
-    """How far one plain training step of each layer raises a process's memory, in inputs."""
+def peak_memory(shape: tuple[int, ...]) -> dict[str, timing.Cell]:
+    """The memory that one training step of each layer takes at its peak, in sizes of the input."""
     peaks = {n: measuring.run_child(__file__, n, json.dumps(shape)) for n in image_layers()}
     sizes = {name: peak / (4 * float(np.prod(shape))) for name, peak in peaks.items() if peak}
     return {name: (size,) * 3 for name, size in sizes.items()}
 
 
-def measure_peak(name, shape):
-    """The bytes that a child of `peak_memory` prints; None where they are not known."""
+def measure_peak(name: str, shape: tuple[int, ...]) -> int | None:
+    """Bytes that one training step takes in this process, which `peak_memory` starts; or None."""
     step = timing.training_step(image_layers()[name], shape, xla=False)
     rng = np.random.default_rng(0)
     small, batch = (
-        # Not by TensorFlow, which would keep memory for its random numbers.
+        # NumPy draws them, because TensorFlow would keep memory for that.
         [tf.constant(rng.standard_normal((size, *shape[1:]), "float32")) for _ in range(2)]
         for size in (1, shape[0])
     )

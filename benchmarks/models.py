@@ -1,6 +1,8 @@
 """What a training step of a whole model costs, on one device and on two replicas."""
 
 import functools
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import keras
 import numpy as np
@@ -19,41 +21,47 @@ NORMS = ("none", "bn", "ln", "gn", "in", "bin", "sn")
 SEQUENCE_NORMS = ("none", "ln", "rms", "bn", "gn", "sn")
 
 
-def _resnet(norm):
+def _resnet(norm: Any) -> keras.Model:
     return zoo.resnet(20, 10, norm=norm, input_shape=IMAGE)
 
 
-def _lstm(norm):
+def _lstm(norm: str) -> keras.Model:
     return zoo.lstm(10, norm=norm, input_shape=ROWS)
 
 
-def _transformer(norm):
+def _transformer(norm: str) -> keras.Model:
     return zoo.transformer(10, norm=norm, input_shape=ROWS)
 
 
-def _batch(shape):
+def _batch(shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(0)
     return rng.standard_normal((BATCH, *shape), "float32"), rng.integers(10, size=BATCH)
 
 
-def _columns(title, models, shape, base, rounds):
-    """The columns of the cost of a step, and of the first one, which compiles."""
+def _time_models(
+    title: str,
+    models: Mapping[str, keras.Model],
+    shape: tuple[int, ...],
+    base: str,
+    rounds: int,
+) -> tuple[timing.Column, timing.Column]:
+    """Times a training step of models: see `timing.time_steps`."""
     batch = tuple(map(tf.constant, _batch(shape)))
     steps = {
         name: measuring.training_step(model, keras.optimizers.SGD(0.01))
         for name, model in models.items()
     }
-    return timing.compare(title, steps, batch, base, rounds)
+    return timing.time_steps(title, steps, batch, base, rounds)
 
 
-def _not_fused(model):
+def _not_fused(model: keras.Model) -> keras.Model:
     for layer in model.layers:
         if isinstance(layer, Normalization):
             unfused(layer)
     return model
 
 
-def convolutional(rounds):
+def convolutional(rounds: int) -> Iterator[timing.Column]:
     """A training step of the ResNet-20 on 64 images, without XLA."""
     models = {
         "keras BN": _resnet(keras.layers.BatchNormalization),
@@ -61,17 +69,17 @@ def convolutional(rounds):
         **{norm: _resnet(norm) for norm in NORMS},
         **{f"{norm}, not fused": _not_fused(_resnet(norm)) for norm in ("bn", "gn", "sn")},
     }
-    yield from _columns(f"ResNet-20, {(BATCH, *IMAGE)}", models, IMAGE, "keras BN", rounds)
+    yield from _time_models(f"ResNet-20, {(BATCH, *IMAGE)}", models, IMAGE, "keras BN", rounds)
 
 
-def sequential(rounds):
+def sequential(rounds: int) -> Iterator[timing.Column]:
     """A training step of the LSTM and the Transformer on 64 images row by row, without XLA."""
     for title, build in (("LSTM", _lstm), ("Transformer", _transformer)):
         models = {norm: build(norm) for norm in SEQUENCE_NORMS}
-        yield from _columns(f"{title}, {(BATCH, *ROWS)}", models, ROWS, "none", rounds)
+        yield from _time_models(f"{title}, {(BATCH, *ROWS)}", models, ROWS, "none", rounds)
 
 
-def replicated(rounds):
+def replicated(rounds: int) -> Iterator[timing.Column]:
     """A training step of the ResNet-20 on a global batch of 64 images, under `MirroredStrategy`."""
     distribution.strategy(2)  # first, since TensorFlow sets up its devices only once
     norms = ("none", "bn", "bn(synchronized=True)", "gn", "sn", "sn(synchronized=True)")
@@ -79,18 +87,18 @@ def replicated(rounds):
         strategy = distribution.strategy(replicas)
         steps = {norm: _replicated_step(strategy, replicas, norm) for norm in norms}
         title = f"{replicas} {'replica' if replicas == 1 else 'replicas'}"
-        column, _ = timing.compare(title, steps, (), "none", rounds)
+        column, _ = timing.time_steps(title, steps, (), "none", rounds)
         yield column
 
 
-def _replicated_step(strategy, replicas, norm):
+def _replicated_step(strategy: tf.distribute.Strategy, replicas: int, norm: str) -> Callable:
     with strategy.scope():
         model, optimizer = _resnet(norm), keras.optimizers.SGD(0.01)
         optimizer.build(model.trainable_variables)
     parts = [distribution.split(strategy, np.split(array, replicas)) for array in _batch(IMAGE)]
 
     @tf.function
-    def step():
+    def step() -> tuple[tf.Tensor, ...]:
         train = functools.partial(measuring.train_on, model, optimizer)
         return strategy.experimental_local_results(strategy.run(train, args=parts))
 

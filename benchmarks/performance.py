@@ -14,7 +14,9 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
@@ -37,14 +39,16 @@ TABLES = {
     "sequence-models": (models.sequential, 20),
     "replicas": (models.replicated, 15),
 }
+Known = dict[str, dict[str, Any]]  # {table: its provenance and columns}, as in performance.json
 OURS = ("BN", "mean-only BN", "IN", "LN (GN, 1 group)", "GN (32 groups)", "SN", "BIN")
-# The aims: (table, end of the titles of its columns, rows, largest ratio).
+RESNET = str((models.BATCH, *models.IMAGE))
+# (table, end of the titles of its columns, rows, largest ratio)
 AIMS = (
     ("images", "plain", ("BN", "mean-only BN"), 0.40),
     ("images", "plain", ("IN", "GN (32 groups)", "SN", "BIN"), 0.55),
     ("images", "XLA", OURS, 0.50),
-    ("models", "3)", ("bn",), 0.75),
-    ("models", "3)", ("gn", "sn"), 0.85),
+    ("models", RESNET, ("bn",), 0.75),
+    ("models", RESNET, ("gn", "sn"), 0.85),
 )
 CHANGE = 0.15  # smaller changes of a ratio are not reported
 
@@ -56,16 +60,16 @@ class Options:
     tables: tuple[str, ...] = tuple(TABLES)
     """Names of the tables to measure; all others keep their figures."""
     rounds: int | None = None
-    """How many times every step is timed. None: the number of each table."""
+    """How many times every step is timed. None: as often as each table needs."""
     check: bool = False
     """Compare with the figures of `output` instead of writing them."""
     output: Path = Path("docs/PERFORMANCE.md")
-    """Figures replace all that this file has below "## Figures". Their numbers go to
+    """Markdown file, of which the figures replace all below "## Figures". The numbers go to
     performance.json beside it."""
 
 
-def measure(name, rounds):
-    """The columns of a table, measured in a process of its own."""
+def measure(name: str, rounds: int) -> list[timing.Column]:
+    """Measures the columns of a table in a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "columns.json"
         command = [sys.executable, __file__, "--measure", name, str(rounds), str(path)]
@@ -73,7 +77,12 @@ def measure(name, rounds):
         return [timing.Column(*column) for column in json.loads(path.read_text())]
 
 
-def table(columns):
+def columns_of(known: Known, name: str) -> list[timing.Column]:
+    """The columns of a table that was measured; none if it was not."""
+    return [timing.Column(*column) for column in known.get(name, {}).get("columns", ())]
+
+
+def table(columns: Sequence[timing.Column]) -> str:
     """A Markdown table, a line for each row of the columns."""
     header = ["", *(column.title for column in columns)]
     bases = ["1.00 is", *(_base(column) for column in columns)]
@@ -82,23 +91,22 @@ def table(columns):
     return markdown_table(header, [bases, *lines])
 
 
-def _base(column):
+def _base(column: timing.Column) -> str:
     return column.base if column.ms is None else f"{column.base}: {column.ms:.1f} ms"
 
 
-def _cell(ratio):
+def _cell(ratio: timing.Cell | None) -> str:
     if ratio is None:
         return ""
     median, low, high = ratio
     return f"{median:.2f}" if low == high else f"{median:.2f} [{low:.2f}, {high:.2f}]"
 
 
-def aims(known):
-    """A Markdown table of `AIMS`, and of which of them were reached."""
+def aims(known: Known) -> str:
+    """A Markdown table of `AIMS`, which says of each whether it was reached."""
     lines = []
     for name, end, rows, limit in AIMS:
-        columns = [timing.Column(*c) for c in known.get(name, {}).get("columns", ())]
-        columns = [column for column in columns if column.title.endswith(end)]
+        columns = [c for c in columns_of(known, name) if c.title.endswith(end)]
         for row in rows if columns else ():
             found = [column.cells[row][0] for column in columns]
             missed = sum(ratio > limit for ratio in found)
@@ -109,9 +117,14 @@ def aims(known):
     return markdown_table(["aim", "at most", "measured", ""], lines)
 
 
-def compare(name, columns, before):
-    """Lines about ratios whose quartiles do not overlap and that changed by more than `CHANGE`."""
-    old = {column.title: column.cells for column in before}
+def describe_changes(
+    name: str, columns: Sequence[timing.Column], before: Sequence[timing.Column]
+) -> list[str]:
+    """A line for each new ratio, and for each that changed by more than `CHANGE`.
+
+    Where the quartiles overlap, the change may be noise, and has no line.
+    """
+    old: dict[str, Mapping[str, timing.Cell]] = {c.title: c.cells for c in before}
     lines = []
     for column in columns:
         for row, ratio in column.cells.items():
@@ -128,41 +141,44 @@ def compare(name, columns, before):
     return lines
 
 
-def main(options):
+def main(options: Options) -> None:
     unknown = set(options.tables) - set(TABLES)
     if unknown:
         sys.exit(f"Unknown tables {sorted(unknown)}. Known: {', '.join(TABLES)}")
     record = options.output.with_name("performance.json")
     if options.check and not record.exists():
         sys.exit(f"Nothing to compare with: {record} does not exist. Measure without --check.")
-    known = json.loads(record.read_text()) if record.exists() else {}
+    known: Known = json.loads(record.read_text()) if record.exists() else {}
     changes = []
     for name in options.tables:
         print(f"== {name}", file=sys.stderr)
         rounds = options.rounds or TABLES[name][1]
         columns = measure(name, rounds)
-        title = TABLES[name][0].__doc__
-        print(f"\n{title}\n\n{table(columns)}\n")
+        print(f"\n{_title(name)}\n\n{table(columns)}\n")
         if options.check:
-            before = [timing.Column(*c) for c in known.get(name, {}).get("columns", ())]
-            changes += compare(name, columns, before)
+            changes += describe_changes(name, columns, columns_of(known, name))
             continue
         command = f"python benchmarks/performance.py --tables {name} --rounds {rounds}"
         # After each table, so that an interruption loses one table at most.
         known[name] = {"provenance": timing.provenance(command), "columns": columns}
         write_json(record, known)
     if options.check:
-        print("\n".join(changes or [f"No ratio changed clearly, and by more than {CHANGE:.0%}."]))
+        none = f"No ratio changed by more than {CHANGE:.0%} and beyond its quartiles."
+        print("\n".join(changes or [none]))
         return
     reached = f"### Aims\n\n{aims(known)}"
-    sections = (section(name, known[name]) for name in TABLES if name in known)
+    sections = (section(known, name) for name in TABLES if name in known)
     timing.write_figures(options.output, reached, *sections)
 
 
-def section(name, found):
-    title = TABLES[name][0].__doc__.rstrip(".")
-    columns = [timing.Column(*column) for column in found["columns"]]
-    return f"### {title}\n\n{found['provenance']}\n\n{table(columns)}"
+def section(known: Known, name: str) -> str:
+    """The part of the Markdown file about a table."""
+    title = _title(name).rstrip(".")
+    return f"### {title}\n\n{known[name]['provenance']}\n\n{table(columns_of(known, name))}"
+
+
+def _title(name: str) -> str:
+    return TABLES[name][0].__doc__ or name
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """What a training step of a recurrent layer costs."""
 
 import functools
+from collections.abc import Iterator
 
 import keras
 import timing
@@ -13,7 +14,7 @@ BASE = "keras LSTM"
 NORMS = ("none", "ln", "rms", "gn", "bn", "sn", "wn", "wn_mobn")
 
 
-def layers():
+def layers() -> dict[str, keras.Layer]:
     """The layers: those of Keras, then ours."""
     lstm = functools.partial(keras_norms.NormalizedLSTM, UNITS, return_sequences=True)
     rnn = functools.partial(keras.layers.RNN, return_sequences=True)
@@ -27,9 +28,9 @@ def layers():
     }
 
 
-def training(rounds):
+def training(rounds: int) -> Iterator[timing.Column]:
     """A training step of a recurrent layer, over all time steps."""
     for shape in SHAPES:
         for xla in (False, True):
             title = f"{shape}, {'XLA' if xla else 'plain'}"
-            yield timing.layer_column(title, layers(), shape, BASE, rounds, xla)
+            yield timing.time_layers(title, layers(), shape, BASE, rounds, xla)

@@ -9,7 +9,9 @@ import dataclasses
 import functools
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
@@ -27,20 +29,23 @@ from zoo.training import distribution
 
 SHAPE = (32, 8, 8, 16)
 GROUPS = 4
+MakeLayer = Callable[..., keras.Layer]
 
 
-def wrapped(**options):
+def wrapped(**options: Any) -> keras.Layer:
+    """A convolution with weight norm."""
     return keras_norms.WeightNormalization(keras.layers.Conv2D(SHAPE[-1], 1), **options)
 
 
-def switchable(*statistics):
+def switchable(*statistics: str) -> MakeLayer:
+    """A function that makes a switchable norm of these statistics."""
     return functools.partial(
         keras_norms.SwitchableNormalization, statistics=statistics, groups=GROUPS
     )
 
 
 # {name: (function that makes the layer, whether it has batch statistics)}
-NORMS = {
+NORMS: dict[str, tuple[MakeLayer, bool]] = {
     "bn": (keras_norms.BatchNormalization, True),
     "mean-only bn": (keras_norms.MeanOnlyBatchNormalization, True),
     "wn_mobn": (functools.partial(wrapped, mean_only_batch_norm=True), True),
@@ -85,41 +90,41 @@ class Options:
     norms: tuple[str, ...] = tuple(NORMS)
     """Norms to compare."""
     output: Path | None = None
-    """Markdown file to write the tables to as well."""
+    """Markdown file whose figures the tables replace; None: only print them."""
 
 
-def make_batch():
+def make_batch() -> tuple[np.ndarray, np.ndarray]:
     """Samples, and the gradient of the loss with respect to the layer's output."""
     rng = np.random.default_rng(0)
     x = rng.normal(0, 1, SHAPE) + rng.normal(0, 2, (SHAPE[0], 1, 1, 1))
     return x.astype("float32"), (rng.normal(0, 1, SHAPE) / SHAPE[0]).astype("float32")
 
 
-def train(make, replicas):
-    """One step of a new layer, whose weights are the same every time."""
+def train(make: MakeLayer, replicas: int) -> agreement.Trained:
+    """Trains a new layer for one step, from the same weights every time."""
 
-    def build():
+    def build() -> keras.Layer:
         layer, rng = make(), np.random.default_rng(1)
         layer.build((None, *SHAPE[1:]))
         for weight in layer.weights:
             weight.assign(rng.uniform(0.2, 0.9, weight.shape))
         return layer
 
-    def loss(y, dy):
+    def loss(y: tf.Tensor, dy: tf.Tensor) -> tf.Tensor:
         return tf.reduce_sum(y * dy)
 
     split = [SHAPE[0] // replicas] * replicas
     return agreement.train_on_replicas(build, split, [make_batch()], loss, learning_rate=0.1)
 
 
-def cells(several, one):
+def cells(several: agreement.Trained, one: agreement.Trained) -> list[str]:
     """The largest differences, as a table shows them."""
     found = agreement.differences(several, one)
     values = [found[name] for name in COLUMNS.values()]
     return ["-" if v is None else f"{v:.0e}" if v else "0" for v in values]
 
 
-def table(options, replicas):
+def table(options: Options, replicas: int) -> str:
     """The Markdown table for a number of replicas."""
     lines, slices = [], SHAPE[0] // replicas
     for name in options.norms:
@@ -137,10 +142,9 @@ def table(options, replicas):
     return f"{heading}\n\n{markdown_table(['norm', *COLUMNS], lines)}"
 
 
-def main(options):
-    distribution.strategy(
-        max(options.replicas)
-    )  # first, since TensorFlow sets up its devices only once
+def main(options: Options) -> None:
+    # First, since TensorFlow sets up its devices only once.
+    distribution.strategy(max(options.replicas))
     tables = [table(options, replicas) for replicas in options.replicas]
     command = " ".join(["python", "benchmarks/replicas.py", *sys.argv[1:]])
     sections = [timing.provenance(command), ABOUT, *tables]

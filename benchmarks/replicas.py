@@ -143,6 +143,12 @@ def table(options: Options, replicas: int) -> str:
 
 
 def main(options: Options) -> None:
+    unknown = set(options.norms) - set(NORMS)
+    if unknown:
+        sys.exit(f"Unknown norms {sorted(unknown)}. Known: {', '.join(NORMS)}")
+    uneven = [replicas for replicas in options.replicas if SHAPE[0] % replicas]
+    if uneven:
+        sys.exit(f"The {SHAPE[0]} samples cannot be split equally among {uneven} replicas.")
     # First, since TensorFlow sets up its devices only once.
     distribution.strategy(max(options.replicas))
     tables = [table(options, replicas) for replicas in options.replicas]

@@ -56,18 +56,18 @@ def execute(
 
     Raises:
         ValueError: if the data of a run is missing and cannot be downloaded.
-        KeyboardInterrupt: at SIGINT and SIGTERM, once the runs under way have saved themselves.
+        KeyboardInterrupt: at SIGINT and SIGTERM, once the unfinished runs have saved themselves.
     """
     work = {folder / f"{run.name}-s{seed}": (run, seed) for seed in seeds for run in runs}
     missing = [place for place, (run, _) in work.items() if _read_record(place, run.task) is None]
-    # Here, because otherwise several processes would download the same data at once.
+    # Before the workers start, because several would download the same data at once.
     for dataset in {work[place][0].task.dataset for place in missing}:
         if dataset is not None:
             sources.find(dataset, data_dir)
     failures = _run_all(missing, work, data_dir, jobs, replicas) if missing else {}
     rows, seconds = Rows(), 0.0
     for place, (run, seed) in work.items():
-        # A run without results has a row too, so that `batch=max` still means its batch.
+        # A failed run has a row too: without it, `batch=max` would select another batch.
         without: dict[str, Any] = {"seconds": 0.0, "rows": [{"failed": failures.get(place)}]}
         record = _read_record(place, run.task) or without
         seconds += record["seconds"]
@@ -113,8 +113,8 @@ def _run_all(
 class _Worker:
     """A process that does one run after the other, until its pipe is closed.
 
-    `concurrent.futures` will not do: a process that dies takes the others along there, and one
-    that is told to end begins another run.
+    `concurrent.futures` will not do: there, a process that dies ends all others, and one that is
+    told to end begins another run.
     """
 
     def __init__(self, threads: int, replicas: int) -> None:
@@ -137,10 +137,12 @@ class _Worker:
 
 
 def _serve(pipe: multiprocessing.connection.Connection, threads: int, replicas: int) -> None:
-    """What the process of a worker does."""
+    """Does the runs that come through the pipe, in the process of a worker."""
     tf.config.threading.set_intra_op_parallelism_threads(threads)
-    with contextlib.suppress(ValueError):  # each run that needs the devices will raise it
-        distribution.strategy(replicas)  # first, since TensorFlow sets up its devices only once
+    # First, since TensorFlow sets up its devices only once. If there are too few, each run that
+    # needs them says so.
+    with contextlib.suppress(ValueError):
+        distribution.strategy(replicas)
     with contextlib.suppress(EOFError, BrokenPipeError, KeyboardInterrupt, Terminated):
         while True:
             pipe.send(_outcome(*pipe.recv()))
@@ -150,7 +152,7 @@ def _outcome(run: Run, seed: int, place: Path, data_dir: str | None) -> str | No
     """Does a run, and returns None or what failed."""
     try:
         _do(run.task, seed, place, data_dir)
-    except Terminated:  # it was told to end, and has saved itself
+    except Terminated:  # the run has saved itself, and the process has to end
         raise
     except Exception as error:  # whatever a run may raise
         return f"{type(error).__name__}: {error}"
@@ -199,7 +201,7 @@ def _read_json(path: Path) -> Any:
 def _without_measures(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that say what is trained.
 
-    Where they are as before, training need not begin again: measures are taken of what there is.
+    Where only the measures are new, they are taken of the model that was trained before.
     """
     return {name: value for name, value in settings.items() if name != "measures"}
 
@@ -224,6 +226,7 @@ def describe(task: Task) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _at_sigterm(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Lets a function handle SIGTERM for the time of a `with` block."""
     before = signal.signal(signal.SIGTERM, handler)
     try:
         yield
@@ -232,7 +235,10 @@ def _at_sigterm(handler: Callable[[int, FrameType | None], None]) -> Iterator[No
 
 
 def _end_children(number: int, frame: FrameType | None) -> None:
-    """Passes SIGTERM on, which reaches one process alone; a terminal sends SIGINT to all."""
+    """Passes SIGTERM on to the workers, because it reaches this process alone.
+
+    SIGINT needs no such help: a terminal sends it to all of them.
+    """
     for child in multiprocessing.active_children():
         child.terminate()
     raise KeyboardInterrupt

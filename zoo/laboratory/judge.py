@@ -1,4 +1,4 @@
-"""Decides all claims in the same way, by numbers."""
+"""Decides whether claims hold: one rule for all of them."""
 
 import math
 import statistics
@@ -21,9 +21,9 @@ def judge(claim: Claim, rows: Rows, seeds: Iterable[int]) -> dict[str, Any]:
 
         mean +- t(CONFIDENCE, n - 1) * sd / sqrt(n)
 
-    The claim holds where that lies above the claim's threshold, and does not hold where it lies
-    below. It is undecided where the threshold is in between, with fewer than two seeds, and where
-    a seed has no finite effect.
+    The claim holds if the whole interval lies above the claim's threshold, and does not hold if
+    the whole interval lies below. Otherwise it is undecided. It is also undecided with fewer than
+    two seeds, and if a seed has no finite effect.
 
     Args:
         claim: what to decide.
@@ -31,8 +31,8 @@ def judge(claim: Claim, rows: Rows, seeds: Iterable[int]) -> dict[str, Any]:
         seeds: those to judge on.
 
     Returns:
-        dict: "verdict", "effects" by seed, and of these "mean", "spread" (the standard deviation)
-        and "interval", None where there are too few.
+        dict: "verdict"; "effects" by seed; and their "mean", "spread" (the standard deviation) and
+        "interval", each None where there are too few effects.
     """
     effects = {seed: claim.effect(rows.where(seed=seed)) for seed in seeds}
     found = [value for value in effects.values() if value is not None and math.isfinite(value)]

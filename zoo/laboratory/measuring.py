@@ -1,4 +1,4 @@
-"""What a training or inference step costs: its time beside other steps, and its peak memory."""
+"""What a training or inference step costs: its time, compared with others, and its memory."""
 
 import contextlib
 import json
@@ -19,7 +19,7 @@ Step = Callable[..., Any]  # a function of tensors that returns a tensor or seve
 
 
 class Cost(NamedTuple):
-    """The time of a step, and its ratio to the time of the step that others are compared with.
+    """The time of a step, and its ratio to the time of another step, the base.
 
     Attributes:
         first: seconds of the first call, which compiles.
@@ -81,7 +81,7 @@ def compare_times(
     Args:
         steps: `{name: function of the inputs}`; each returns a tensor or several.
         inputs: the tensors that every step gets.
-        base: the name of the step that the others are compared with.
+        base: the name of the step to compare all with.
         rounds: how many times every step is timed.
         repeats: calls in one timing.
 
@@ -98,7 +98,7 @@ def compare_times(
 
     first = {name: seconds(step) for name, step in steps.items()}
     for step in steps.values():
-        seconds(step)  # not yet as fast as later calls
+        seconds(step)  # not counted: a second call is not yet as fast as later ones
     progress = keras.utils.Progbar(rounds, unit_name="round")
     measured: dict[Name, list[float]] = {name: [] for name in steps}
     for _ in range(rounds):
@@ -124,17 +124,17 @@ def peak_memory(
 ) -> int | None:
     """Bytes by which one call raises the resident memory of this process at its peak.
 
-    The call is the first with these inputs, so that what its compilation by XLA takes counts too.
-    Run it in a process of its own (`run_child`): a call hides in memory that was freed before.
+    XLA compiles during the call, so its memory counts too. Run this in a process of its own
+    (`run_child`): otherwise the call may reuse memory that was freed before, and seem to need less.
 
     Args:
         step: function that `tf.function` has compiled.
-        small: a small batch for a call before, whose memory does not count: TensorFlow needs some
-            for itself.
+        small: a small batch for an earlier call that is not measured. In it, TensorFlow takes the
+            memory that it needs for itself.
         inputs: the batch to measure.
 
     Returns:
-        The bytes, or None where the system does not tell them (it is no Linux).
+        The bytes, or None where they cannot be measured (only Linux tells them).
     """
     step(*small)
     step = step.get_concrete_function(*inputs)
@@ -151,8 +151,8 @@ def peak_memory(
 def run_child(*arguments: str) -> Any:
     """Runs Python in a process made for measuring memory, and reads the JSON that it prints last.
 
-    The process sees no GPU. Its allocator returns large blocks to the system at once; a step could
-    otherwise reuse them, and would seem to need no memory.
+    The process sees no GPU. Its allocator returns large blocks to the system at once. If it kept
+    them, a step could reuse them, and would seem to need no memory.
 
     Args:
         *arguments: of `python`, for instance `"-m", "package.module"`.
@@ -169,13 +169,13 @@ def run_child(*arguments: str) -> Any:
 
 
 def _wait_for(result: Any) -> None:
-    """Reads one element, which is there only when the computation has ended."""
+    """Waits until a computation has ended, by reading one element of its result."""
     first = tf.nest.flatten(result)[0]
     first[(0,) * first.shape.rank].numpy()
 
 
 def _resident_bytes(field: str) -> int:
-    """Resident memory: "VmRSS" is what there is now, "VmHWM" the peak."""
+    """Resident memory of this process: "VmRSS" is that of now, "VmHWM" the peak."""
     with open("/proc/self/status") as file:
         line = next(line for line in file if line.startswith(field))
     return 1024 * int(line.split()[1])

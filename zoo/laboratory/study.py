@@ -14,7 +14,7 @@ class Task(Protocol):
     """What a run does: a frozen dataclass, so that equal settings compare as equal.
 
     Attributes:
-        dataset: the data that it reads, a name for `zoo.data.load`; or None.
+        dataset: the name, for `zoo.data.load`, of the data that it reads; None if it reads none.
     """
 
     @property
@@ -39,7 +39,7 @@ class Run:
 
     Attributes:
         name: names its folder.
-        factors: what sets it apart from the other runs; every row of its results holds them.
+        factors: what distinguishes it from the other runs; every row of its results holds them.
         task: what it does.
     """
 
@@ -102,15 +102,15 @@ class Claim:
 
     Attributes:
         name: one letter, in most cases.
-        statement: as its source has it.
+        statement: what is claimed, as the source says it.
         source: where it was published.
-        effect: function from the `Rows` of one seed to a number. The larger it is, the more it
-            speaks for the statement. None means that the rows do not tell.
+        effect: function from the `Rows` of one seed to a number. The larger the number, the more
+            it supports the statement. It is None if the rows lack what it needs.
         measured: what `effect` is, in words.
-        threshold: the statement holds from this effect on. It was chosen on the calibration
-            seeds, or is the least difference that would matter to anybody.
+        threshold: the statement holds where the effect is larger. The threshold was chosen on the
+            calibration seeds, or is the least difference that matters in practice.
         form: format of the effect.
-        remark: the likely reason if it does not hold, or what else a reader has to know.
+        remark: the likely reason why the claim fails, or what else a reader has to know.
     """
 
     name: str
@@ -165,7 +165,7 @@ class Scale:
     Attributes:
         settings: the arguments of `Study.plan`.
         seeds: those on which claims are judged.
-        minutes: how long the runs of all these seeds took on 2 cores; None if nobody knows.
+        minutes: how long the runs of all these seeds took on 2 cores; None if not measured.
     """
 
     settings: Mapping[str, Any]
@@ -179,7 +179,7 @@ class Study:
 
     Attributes:
         question: one line.
-        about: a paragraph: what is trained on what, and what is out of scope.
+        about: a paragraph that says what is trained on what, and what is out of scope.
         plan: function from the settings of a scale to its runs.
         scales: `{"smoke", "cpu", "full": Scale}`.
         claims: what is judged.
@@ -187,7 +187,7 @@ class Study:
         figures: what is drawn, `{name: figure}`.
         calibration: seeds on which settings and thresholds were chosen, which are never judged.
         replicas: the most replicas that a run has.
-        timed: whether time is measured, so that runs must not share the machine.
+        timed: whether it measures time, so that its runs must not share the machine.
     """
 
     question: str

@@ -45,8 +45,8 @@ def step_on_replicas(
         parts: the inputs, the targets and, if there is one, the mask; of each one array for every
             replica.
         loss: function `(outputs, targets)`, the share of a replica in the loss of the global batch.
-        optimizer: applies the gradients, which are added up over the replicas; None changes no
-            trainable weight.
+        optimizer: applies the sum of the replicas' gradients. None leaves the trainable weights
+            as they are.
         compiled: whether the step is a graph.
     """
     weights = layer.trainable_variables
@@ -127,11 +127,14 @@ def differences(several: Trained, one: Trained) -> dict[str, float | None]:
     """The largest differences between training on several replicas and on one device.
 
     Returns:
-        Of the last step "outputs", "input_gradients" and "weight_gradients", and
-        "logit_gradients_sum", the largest sum over the logits of a switch, which has to be 0. Of
-        all variables but moving statistics "weights", of these "statistics". Between the copies
-        that the replicas hold, "between_replicas" of all variables, and of gamma and beta alone
-        "gamma_beta_between_replicas". None where there is nothing to compare.
+        dict, with None where there is nothing to compare:
+
+        - "outputs", "input_gradients", "weight_gradients": of the last step.
+        - "logit_gradients_sum": no difference, but the largest sum of the gradients of a switch's
+          logits. It has to be 0.
+        - "statistics": of the moving statistics. "weights": of all other variables.
+        - "between_replicas", "gamma_beta_between_replicas": not from one device, but between the
+          replicas' copies of all variables, and of gamma and beta alone.
     """
     moving = {path for path in one.variables if "moving" in path}
     affine = [path for path in one.variables if path.endswith(("gamma", "beta"))]
@@ -175,16 +178,17 @@ def _largest(arrays: Iterable[np.ndarray]) -> float | None:
 class Agreement:
     """Trains a model for a few steps on replicas and on one device, on the same global batches.
 
-    The loss is the mean over the global batch, to which each replica adds the share of its
-    samples. So what differs comes from the statistics.
+    The loss is the mean over the global batch, and each replica adds the share of its samples. So
+    only the statistics, and rounding, can make a difference.
 
     Attributes:
         norm: what `keras_norms.get` understands.
         replicas: how many.
-        uneven: whether all replicas but the first get half of an equal share, and it the rest.
-        model: a name of `zoo.training.catalog.entries()`, of one that takes images.
+        uneven: whether all replicas but the first get half of an equal share, and the first one
+            gets the rest.
+        model: the name, in `zoo.training.catalog.entries()`, of a model that takes images.
         width: factor of the number of channels.
-        global_batch: samples over all replicas; a multiple of twice the replicas.
+        global_batch: samples of all replicas together; a multiple of twice `replicas`.
         steps: training steps.
         learning_rate: of SGD.
     """
@@ -203,10 +207,8 @@ class Agreement:
         """See `study.Task`.
 
         Returns:
-            One dict. After the last step, "weights_difference" and "statistics_difference" are
-            the largest differences from one device, the second of moving statistics.
-            "between_replicas" and "gamma_beta_between_replicas" are those between the copies that
-            the replicas hold of all variables, and of gamma and beta. None is nothing to compare.
+            One dict of what `differences` finds after the last step: "weights_difference",
+            "statistics_difference", "between_replicas" and "gamma_beta_between_replicas".
         """
 
         def build() -> keras.Model:

@@ -19,14 +19,12 @@ from zoo.training import catalog
 class Profile:
     """Compares what norms cost in one model, on random data.
 
-    A training step is forward, backward and the update by the model's optimizer, in a graph
-    without XLA. All norms are timed in turn within each round, so that a noisy machine disturbs
-    all alike.
+    A training step has a forward pass, a backward pass and an update by the model's optimizer. It
+    is a graph without XLA. How it is timed: see `measuring.compare_times`.
 
     Attributes:
-        model: a name of `zoo.training.catalog.entries()`, of a model that takes numbers.
-        norms: what `keras_norms.get` understands; the first one is what the others are compared
-            with.
+        model: the name, in `zoo.training.catalog.entries()`, of a model that takes numbers.
+        norms: what `keras_norms.get` understands. All are compared with the first one.
         input_shape: shape of a sample.
         num_classes: number of logits.
         width: factor of the number of channels.
@@ -54,12 +52,14 @@ class Profile:
             data_dir: unused.
 
         Returns:
-            One dict for each norm: "norm", "trainable_parameters", "parameters" (with moving
-            statistics), and for "training" and "inference" the median "..._ms" of a step and its
-            ratio to a step with the first norm: "..._ratio", "..._ratio_low", "..._ratio_high",
-            which are median and quartiles. "memory_mib" is how far one training step on the CPU
-            raises the resident memory at its peak, compilation by XLA included; None where it
-            cannot be measured (no Linux).
+            One dict for each norm:
+
+            - "norm".
+            - "trainable_parameters", "parameters": see `count_parameters`.
+            - "training_ms", "inference_ms": milliseconds of a step, the median.
+            - "training_ratio", "inference_ratio": of that time to the time with the first norm,
+              the median. "..._ratio_low", "..._ratio_high": its quartiles.
+            - "memory_mib": see `peak`; None without `memory`.
         """
         keras.utils.set_random_seed(seed)
         models = {norm: self._build(norm) for norm in self.norms}
@@ -85,7 +85,7 @@ class Profile:
         ]
 
     def peak(self, norm: str, seed: int) -> float | None:
-        """MiB by which one training step raises this process's memory; None if unknown."""
+        """MiB that one training step takes in this process: see `measuring.peak_memory`."""
         small, batch = (self._batch(size, seed) for size in (1, self.batch_size))
         peak = measuring.peak_memory(self._training_step(self._build(norm)), small, batch)
         return None if peak is None else peak / 2**20
@@ -122,17 +122,17 @@ def _named(kind: str, cost: measuring.Cost) -> dict[str, float]:
 
 
 def count_parameters(layer: keras.Layer) -> dict[str, int]:
-    """Counts the parameters that are trained, and all, moving statistics included."""
+    """Counts the parameters that are trained, and all of them, with moving statistics."""
     groups = {"trainable_parameters": layer.trainable_variables, "parameters": layer.weights}
     return {name: sum(int(np.prod(v.shape)) for v in found) for name, found in groups.items()}
 
 
 @dataclasses.dataclass(frozen=True)
 class LayerParameters:
-    """Counts the parameters of batch and layer norm, of which layer norm has two conventions.
+    """Counts the parameters of batch norm and of both conventions of layer norm.
 
-    It has a gamma and a beta either for every channel or for every element. Inputs are 5 maps of
-    10 x 10, and a sequence of 5 vectors of 10.
+    Layer norm has a gamma and a beta either for every channel or for every element. Inputs are 5
+    maps of 10 x 10, and a sequence of 5 vectors of 10.
     """
 
     dataset: ClassVar[str | None] = None  # see `study.Task`

@@ -145,7 +145,7 @@ def table(options: Options, replicas: int) -> str:
 def main(options: Options) -> None:
     unknown = set(options.norms) - set(NORMS)
     if unknown:
-        sys.exit(f"Unknown norms {sorted(unknown)}. Known: {', '.join(NORMS)}")
+        sys.exit(f"Unknown norms {sorted(unknown)}. Known: {list(NORMS)}")
     uneven = [replicas for replicas in options.replicas if SHAPE[0] % replicas]
     if uneven:
         sys.exit(f"The {SHAPE[0]} samples cannot be split equally among {uneven} replicas.")

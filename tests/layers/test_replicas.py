@@ -75,6 +75,12 @@ def test_the_script_that_makes_them(tmp_path):
     assert result.returncode == 0, result.stderr[-4000:]
     text = output.read_text()
     assert text.startswith("What it says.\n\n## Figures\n") and "of before" not in text
+    for wrong, complaint in (
+        (("--norms", "nothing"), "Unknown norms ['nothing']"),
+        (("--replicas", 3), "32 samples cannot be split equally among [3] replicas"),
+    ):
+        assert complaint in run("benchmarks/replicas.py", "--output", output, *wrong).stderr
+    assert output.read_text() == text
     (table,) = figures(text)
     assert list(table) == ["bn, synchronized", "bn, apart", "bn, apart, slices", "in"]
     check(table)

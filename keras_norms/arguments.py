@@ -67,6 +67,17 @@ def number(name: str, value: Any) -> float:
         raise ValueError(f"`{name}` must be a number. Received: {name}={value!r}") from error
 
 
+def share(name: str, value: Any) -> float:
+    """`value` as a float in [0, 1].
+
+    Raises:
+        ValueError: if it is no such number.
+    """
+    if not 0 <= number(name, value) <= 1:
+        raise ValueError(f"`{name}` must lie in [0, 1]. Received: {name}={value}")
+    return float(value)
+
+
 def initializer(name: str, value: Any) -> Callable:
     """The initializer that `value` names.
 

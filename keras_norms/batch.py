@@ -5,7 +5,7 @@ from typing import Any
 
 from keras import ops
 
-from keras_norms.arguments import number
+from keras_norms.arguments import number, share
 from keras_norms.base import register
 from keras_norms.moments import Moments, Tensor
 from keras_norms.moving import MovingNormalization
@@ -84,11 +84,7 @@ class BatchNormalization(MovingNormalization):
         super().__init__(axis, momentum, epsilon, center, scale, **kwargs)
         self.renorm = bool(renorm)
         self.renorm_clipping = _check_clipping(renorm_clipping)
-        self.renorm_momentum = number("renorm_momentum", renorm_momentum)
-        if not 0 <= self.renorm_momentum <= 1:
-            raise ValueError(
-                f"`renorm_momentum` must lie in [0, 1]. Received: renorm_momentum={renorm_momentum}"
-            )
+        self.renorm_momentum = share("renorm_momentum", renorm_momentum)
         if self.renorm and self.max_steps is not None:
             raise ValueError(
                 "Batch renormalization has no statistics for each time step. Leave out one of "
@@ -161,6 +157,8 @@ def _check_clipping(clipping: Any) -> dict[str, float] | None:
         )
     if clipping.get("rmin", 0) > clipping.get("rmax", float("inf")):
         raise ValueError(f"rmax should be at least rmin. Received: renorm_clipping={clipping}")
+    if clipping.get("rmax", 1) <= 0:
+        raise ValueError(f"rmax should be positive. Received: renorm_clipping={clipping}")
     if clipping.get("dmax", 0) < 0:
         raise ValueError(f"dmax should be non-negative. Received: renorm_clipping={clipping}")
     return clipping

@@ -1,13 +1,12 @@
 """What all normalizations with batch statistics share: the moving ones that inference uses."""
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import keras
 from keras import ops
 
-from keras_norms.arguments import Initializer, initializer, number, positive
+from keras_norms.arguments import Initializer, initializer, positive, share
 from keras_norms.base import Normalization
 from keras_norms.moments import (
     Axes,
@@ -75,9 +74,7 @@ class MovingNormalization(Normalization):
         **kwargs: Any,
     ) -> None:
         super().__init__(axis=axis, epsilon=epsilon, center=center, scale=scale, **kwargs)
-        self.momentum = number("momentum", momentum)
-        if not 0 <= self.momentum <= 1:
-            raise ValueError(f"`momentum` must lie in [0, 1]. Received: momentum={momentum}")
+        self.momentum = share("momentum", momentum)
         self.moving_mean_initializer = initializer(
             "moving_mean_initializer", moving_mean_initializer
         )
@@ -126,18 +123,6 @@ class MovingNormalization(Normalization):
         if batch is not None:
             self.update_moving(batch)
         return outputs
-
-    def normalize(
-        self,
-        inputs: Tensor,
-        training: bool | None = None,
-        mask: Tensor | None = None,
-        first_step: Any = 0,
-        weights: Mapping[str, Any] | None = None,
-    ) -> tuple[Tensor, Moments | None]:
-        if self.updates_moving(training):
-            self.refuse_single_values(inputs)
-        return super().normalize(inputs, training, mask, first_step, weights)
 
     def updates_moving(self, training: bool | None) -> bool:
         """Whether a call updates the moving statistics."""
@@ -233,9 +218,10 @@ class MovingNormalization(Normalization):
         batch = pool_replicas(batch) if self.synchronized else batch
         return batch, batch
 
-    def refuse_single_values(self, x: Tensor) -> None:
-        """Raises where a batch is known to have one value a channel, and nothing else is used."""
-        if self._needs_sample_moments or replica_context() is not None:  # others may have more
+    def refuse_single_values(self, x: Tensor, training: bool | None) -> None:
+        if self._needs_sample_moments or not self.updates_moving(training):
+            return
+        if replica_context() is not None:  # other replicas may have more
             return
         sizes = {axis: x.shape[axis] for axis in (*self.pooled_axes, *self.axes.spatial)}
         if self.ghost_batch_size and sizes[self.axes.batch[0]] is not None:

@@ -192,7 +192,7 @@ def _measuring_ours(norm: Any, pooled: "_Pooled") -> Iterator[None]:
             norm,
             normalize=normalize_in_training,
             update_moving=measure,
-            refuse_single_values=lambda inputs: None,
+            refuse_single_values=lambda inputs, training: None,
         ):
             yield
     finally:

@@ -192,6 +192,15 @@ def test_statistics_is_a_sequence_of_names(statistics):
         keras_norms.SwitchableNormalization(statistics=statistics)
 
 
+@pytest.mark.parametrize(
+    "clipping",
+    [{"rmax": 0.0}, {"rmin": 2, "rmax": 1}, {"dmax": -1}, {"other": 1}, 3, {"rmax": "x"}],
+)
+def test_limits_of_renormalization(clipping):
+    with pytest.raises(ValueError, match="renorm_clipping|rmax"):
+        BY_NAME["bn"](renorm=True, renorm_clipping=clipping)
+
+
 ONE_VALUE = {
     "vectors": ((1, 10), {}),
     "maps of one pixel": ((1, 1, 1, 10), {}),

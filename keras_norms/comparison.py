@@ -16,10 +16,12 @@ from typing import Any, NamedTuple
 from keras_norms.analysis import (
     KINDS,
     LABELS,
+    Layers,
     Preferences,
     Shares,
     Weights,
     average,
+    stage,
     text_table,
 )
 from keras_norms.arguments import is_integer
@@ -35,49 +37,78 @@ NOT_COMPARED = ("seed", "log_dir", "data_dir", "log_every", "overwrite")
 MARGIN = 0.02
 
 
+# {block: {statistic: share}}, by depth. "stem" is the block before the stages, if there is one.
+Blocks = Mapping[str, Shares]
+
+
 class Claim(NamedTuple):
     """A claim of the papers, and the number that decides it.
 
     Attributes:
         statement: the claim.
-        statistic: the one whose importance the claim is about, a key of `LABELS`.
-        effect: function of that importance in the parts of the net, or in the runs, that the
-            claim compares. A larger value speaks for the claim, a negative one against it.
+        statistics: those whose importance the claim is about, keys of `LABELS`.
+        effect: function of that importance. (a) to (c) take `Blocks`; (d) takes `{statistic:
+            share}` of the net trained with the largest and with the smallest batch. A larger
+            value speaks for the claim, a negative one against it.
         measured: what `effect` returns, in words.
     """
 
     statement: str
-    statistic: str
+    statistics: tuple[str, ...]
     effect: Callable[..., float]
     measured: str
 
 
-# (a) to (c) compare the first, the middle and the last third of the layers, by depth; (d) compares
-# nets trained at the largest and at the smallest batch size.
+def _importance(statistic: str, blocks: Blocks, stem: bool) -> list[float]:
+    """The shares of a statistic by depth, with or without those of the stem."""
+    return [shares[statistic] for name, shares in blocks.items() if stem or name != "stem"]
+
+
+def _earlier(blocks: Blocks) -> float:
+    first, *_, last = _importance("instance", blocks, stem=False)
+    return first - last
+
+
+def _middle(blocks: Blocks) -> float:
+    first, *inner, last = _importance("batch", blocks, stem=True)
+    return statistics.fmean(inner) - max(first, last)
+
+
+def _last(blocks: Blocks) -> float:
+    *others, last = _importance("layer", blocks, stem=False)
+    return last - max(others)
+
+
+def _moved(largest: Shares, smallest: Shares) -> float:
+    return min(smallest[s] - largest[s] for s in ("layer", "instance"))
+
+
+# The published shares meet each criterion, but for two: `zoo.laboratory.claims.preferences`.
 CLAIMS = {
     "a": Claim(
         "IN is used more in earlier layers",
-        "instance",
-        lambda first, middle, last: first - last,
-        "importance of IN, first third of the layers minus last",
+        ("instance",),
+        _earlier,
+        "importance of IN, first stage minus last",
     ),
     "b": Claim(
         "BN is used most in the middle",
-        "batch",
-        lambda first, middle, last: middle - max(first, last),
-        "importance of BN, middle third minus the larger of the others",
+        ("batch",),
+        _middle,
+        "importance of BN, mean of the inner blocks minus the larger of the outer two",
     ),
     "c": Claim(
         "LN is used most in the last layers",
-        "layer",
-        lambda first, middle, last: last - max(first, middle),
-        "importance of LN, last third minus the larger of the others",
+        ("layer",),
+        _last,
+        "importance of LN, last stage minus the largest of the other stages",
     ),
     "d": Claim(
-        "A smaller batch moves the preference away from BN, to LN and IN",
-        "batch",
-        lambda largest, smallest: largest - smallest,
-        "importance of BN in the net, largest batch minus smallest",
+        "A smaller batch moves the preference from BN to LN and IN",
+        ("batch", "layer", "instance"),
+        _moved,
+        "rise of the importance in the net from the largest batch to the smallest, the smaller of "
+        "LN's and IN's",
     ),
 }
 
@@ -207,7 +238,7 @@ def claims(preferences: Preferences) -> list[str]:
     Returns:
         The sentences. A model to which the claims do not apply gets one that says why.
     """
-    layers = [weights for weights in preferences.last.values() if "mean" in weights]
+    layers = {path: weights for path, weights in preferences.last.items() if "mean" in weights}
     if not layers:
         net = preferences.means()["net"]["gate"]
         return [
@@ -216,19 +247,16 @@ def claims(preferences: Preferences) -> list[str]:
         ]
     if len(layers) < 3:
         return [f"Claims (a) to (c) need at least 3 layers with switches, not {len(layers)}."]
-    by_depth = [part["both"] for part in thirds(layers)]
+    shares = {name: kinds["both"] for name, kinds in blocks(layers).items()}
 
     def judge(name: str) -> str:
-        statement, statistic, effect, _ = CLAIMS[name]
+        statement, (statistic,), effect, _ = CLAIMS[name]
         text, label = f"({name}) {statement}", LABELS[statistic]
-        shares = [third.get(statistic, math.nan) for third in by_depth]
-        if math.isnan(sum(shares)):
+        found = {name: block.get(statistic, math.nan) for name, block in shares.items()}
+        if math.isnan(sum(found.values())):
             return f"{text}: cannot be judged, without finite weights of {label}."
-        first, middle, last = (f"{share:.2f}" for share in shares)
-        return (
-            f"{text}: {_verdict(effect(*shares))} ({label} takes {first}, {middle}, {last} of the "
-            "first, middle and last third of the layers)."
-        )
+        listed = ", ".join(f"{share:.2f} in {name}" for name, share in found.items())
+        return f"{text}: {_verdict(effect(shares))} ({label} takes {listed})."
 
     sentences = [judge(name) for name in "abc"]
     changes = [
@@ -245,17 +273,28 @@ def claims(preferences: Preferences) -> list[str]:
     return sentences
 
 
-def thirds(layers: Sequence[Weights]) -> list[dict[str, dict[str, float]]]:
-    """Means over the first, the middle and the last third of layers.
+def blocks(layers: Layers) -> dict[str, dict[str, dict[str, float]]]:
+    """Means over the layers of each block of a net, by depth.
+
+    The names of layers tell their blocks: "stem", if there is one, and the stages. If they tell
+    fewer than three stages, the thirds of the layers behind the stem take their place.
 
     Args:
-        layers: what `layer.importance()` returns for each layer, by depth; at least 3.
+        layers: `{path: what `layer.importance()` returns}`, by depth.
 
     Returns:
-        A list of three `{kind: {statistic: share}}`.
+        `{block: {kind: {statistic: share}}}`, by depth.
     """
-    cuts = [round(i * len(layers) / 3) for i in range(4)]
-    return [average(layers[cuts[i] : cuts[i + 1]]) for i in range(3)]
+    stages: dict[str, list[Weights]] = {}
+    for path, weights in layers.items():
+        stages.setdefault(stage(path), []).append(weights)
+    stem = {"stem": stages.pop("stem")} if "stem" in stages else {}
+    if len(stages) < 3:
+        rest = [weights for part in stages.values() for weights in part]
+        cuts = [round(i * len(rest) / 3) for i in range(4)]
+        names = ("first third", "middle third", "last third")
+        stages = {name: rest[cuts[i] : cuts[i + 1]] for i, name in enumerate(names)}
+    return {name: average(part) for name, part in (stem | stages).items()}
 
 
 def batch_size_claim(comparison: Comparison) -> str:
@@ -264,23 +303,23 @@ def batch_size_claim(comparison: Comparison) -> str:
     Args:
         comparison: `Comparison` of runs whose option `batch_size` is the samples per replica.
     """
-    statement, statistic, effect, _ = CLAIMS["d"]
+    statement, compared, effect, _ = CLAIMS["d"]
     text = f"(d) {statement}"
     means = comparison.means()
     sizes: dict[int, tuple[str, Pooled]] = {}
     for label, runs in comparison.groups.items():
         size, net = runs[0].options.get("batch_size"), means[label].get("net", {})
-        if size is not None and {"instance", "layer", "batch"} <= set(net.get("both", ())):
+        if size is not None and set(compared) <= set(net.get("both", ())):
             sizes.setdefault(size, (label, net["both"]))
     if len(sizes) < 2:
         return f"{text}: needs runs with switches at several batch sizes; give them together."
     small, large = min(sizes), max(sizes)
     (small_label, at_small), (large_label, at_large) = sizes[small], sizes[large]
     shares = ", ".join(
-        f"{LABELS[s]} {at_large[s][0]:.2f} to {at_small[s][0]:.2f}"
-        for s in ("batch", "layer", "instance")
+        f"{LABELS[s]} {at_large[s][0]:.2f} to {at_small[s][0]:.2f}" for s in compared
     )
-    verdict = _verdict(effect(at_large[statistic][0], at_small[statistic][0]))
+    means_at = ({s: pooled[s][0] for s in compared} for pooled in (at_large, at_small))
+    verdict = _verdict(effect(*means_at))
     count = [len(comparison.groups[label]) for label in (large_label, small_label)]
     others = [option for option in comparison.differing if option != "batch_size"]
     caveat = f" The runs also differ in {', '.join(others)}." if others else ""

@@ -1,7 +1,7 @@
 """Residual networks (He et al., 2015): the CIFAR and the ImageNet family."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 from keras import Input, KerasTensor, Model, layers
 
@@ -28,6 +28,7 @@ def resnet(
     norm: Any = "bn",
     input_shape: tuple[int | None, int | None, int] | None = None,
     width: float = 1.0,
+    stem: Literal["small", "large"] | None = None,
 ) -> Model:
     """A residual network for image classification.
 
@@ -42,16 +43,19 @@ def resnet(
             convolution.
         num_classes: the number of logits.
         norm: what `keras_norms.get` understands.
-        input_shape: `(height, width, channels)`. By default (32, 32, 3) for CIFAR networks and
-            (224, 224, 3) for ImageNet networks.
+        input_shape: `(height, width, channels)`. By default (32, 32, 3) with a small stem and
+            (224, 224, 3) with a large one.
         width: multiplies the number of channels of every convolution.
+        stem: "small" is a 3x3 convolution. "large" halves the sides twice, by a 7x7 convolution
+            and by max-pooling. By default it is small in CIFAR networks, large in others. The four
+            stages of an ImageNet network suit 32 x 32 pixels with a small stem.
 
     Returns:
         A `keras.Model` from images `(batch, *input_shape)` to float32 logits
         `(batch, num_classes)`.
 
     Raises:
-        ValueError: for an unknown depth or norm.
+        ValueError: for an unknown depth, norm or stem.
 
     Reference:
         [Deep Residual Learning](https://arxiv.org/abs/1512.03385), sections 3.4 and 4.2, and
@@ -68,15 +72,19 @@ def resnet(
         known = ", ".join(map(str, (*CIFAR, *IMAGENET)))
         raise ValueError(f"`depth` must be one of {known}. Received: depth={depth}")
     cifar = depth in CIFAR
+    stem = stem or ("small" if cifar else "large")
+    if stem not in ("small", "large"):
+        raise ValueError(f"`stem` must be 'small' or 'large'. Received: stem={stem!r}")
+    large = stem == "large"
     block_type, counts = (CIFAR | IMAGENET)[depth]
     block = {"basic": _basic, "bottleneck": _bottleneck}[block_type]
     shortcut = _padded_shortcut if cifar else _projected_shortcut
     base = max(1, round((16 if cifar else 64) * width))
 
-    images = x = Input(input_shape or ((32, 32, 3) if cifar else (224, 224, 3)), name="images")
-    x = conv_norm(x, base, 3 if cifar else 7, norm, "stem", stride=1 if cifar else 2)
+    images = x = Input(input_shape or ((224, 224, 3) if large else (32, 32, 3)), name="images")
+    x = conv_norm(x, base, 7 if large else 3, norm, "stem", stride=2 if large else 1)
     x = layers.ReLU(name="stem_relu")(x)
-    if not cifar:
+    if large:
         x = layers.ZeroPadding2D(1, name="stem_pool_pad")(x)
         x = layers.MaxPooling2D(3, 2, name="stem_pool")(x)
     for stage, blocks in enumerate(counts, 1):

@@ -36,9 +36,10 @@ class Options:
 
     study: Annotated[str | None, tyro.conf.Positional] = None
     """The name of the study. Without it, all studies are listed."""
-    scale: Literal["smoke", "cpu", "full"] = "cpu"
-    """How large the study is. smoke: takes seconds, and shows that it works. cpu: a small version,
-    for 2 cores. full: for GPUs, as near to the papers' recipes as the models here allow."""
+    scale: Literal["smoke", "cpu", "evidence", "full"] = "cpu"
+    """How large the study is. smoke: takes seconds, and shows that it works. cpu: a quick look on
+    2 cores, in minutes. evidence: hours on 2 cores, for nets that learn; verdicts of this size and
+    of full count. full: for GPUs, as near to the papers' recipes as the models here allow."""
     seeds: tuple[int, ...] | None = None
     """Seeds to train with. None: those of the scale. Verdicts ignore the seeds with which the
     criteria of the study were chosen."""
@@ -67,6 +68,8 @@ def run(options: Options) -> None:
     if options.study not in known:
         raise ValueError(f"Unknown study {options.study!r}. Known: {', '.join(known)}")
     study = known[options.study]
+    if options.scale not in study.scales:
+        raise ValueError(f"{options.study} has the scales {', '.join(study.scales)}.")
     scale = study.scales[options.scale]
     seeds = scale.seeds if options.seeds is None else options.seeds
     if len(set(seeds)) < len(seeds) or not seeds or min(seeds) < 0:
@@ -81,16 +84,12 @@ def run(options: Options) -> None:
     if scale.minutes:
         print(f"all seeds of this scale have taken {scale.minutes:.0f} minutes on 2 cores")
     print(f"folder: {folder}\n")
-    rows, seconds, failures = execute(
-        runs, seeds, folder / "runs", options.data_dir, jobs, study.replicas
-    )
-    found = results.result(
-        options.study, study, options.scale, seeds, command(options), rows, seconds / jobs, failures
-    )
-    written = results.write(folder, found, study, rows)
+    done = execute(runs, seeds, folder / "runs", options.data_dir, jobs, study.replicas)
+    found = results.result(options.study, study, options.scale, seeds, command(options), done, jobs)
+    written = results.write(folder, found, study, done.rows)
     print(results.text(found), "", *written, sep="\n")
-    if failures:
-        raise RuntimeError(f"{len(failures)} runs failed; their log.txt says why")
+    if done.failures:
+        raise RuntimeError(f"{len(done.failures)} runs failed; their log.txt says why")
 
 
 def command(options: Options) -> str:
@@ -103,7 +102,10 @@ def command(options: Options) -> str:
 
 def listing(known: Mapping[str, Study]) -> str:
     """A line for each study, with its question and its time."""
-    lines = ["python scripts/study.py STUDY [--scale smoke|cpu|full]; --help says more", ""]
+    lines = [
+        "python scripts/study.py STUDY [--scale smoke|cpu|evidence|full]; --help says more",
+        "",
+    ]
     for name, study in known.items():
         minutes = study.scales["cpu"].minutes
         time = f" (cpu: {minutes:.0f} minutes)" if minutes else ""

@@ -20,6 +20,7 @@ def load(
     sequences: bool = False,
     sequence_length: int | None = None,
     vocabulary_size: int | None = None,
+    draw_seed: int | None = None,
 ) -> LabelledSet:
     """Loads a set of labelled examples.
 
@@ -51,15 +52,15 @@ def load(
             is downloaded to it.
         image_size: the side of prepared images, in pixels. By default it is the stored images',
             or 224 if these differ in size or are not square.
-        train_examples: the number of training images, texts or windows to use, from the first on.
-            None for all.
-        test_examples: the same for the test examples.
+        train_examples: the number of training images, texts or windows to use. None for all.
+        test_examples: the number of test examples to use, from the first on. None for all.
         sequences: whether the model reads sequences, so that images become sequences of rows.
             Text needs such a model.
         sequence_length: the number of words of a text (200 by default), or of characters of a
             window (128 by default).
         vocabulary_size: the largest number of ids for words, those of padding and of unknown words
             included; 10,000 by default.
+        draw_seed: the seed that draws the training examples to use. None: they are the first.
 
     Returns:
         A `LabelledSet`.
@@ -88,10 +89,13 @@ def load(
     refuse_unused(options, effects, f"dataset={name!r}")
     given = {key: value for key, value in options.items() if value is not None}
     if source.kind == "characters":
-        return _load_characters(source, train_examples, test_examples, **given)
+        whole = _load_characters(source, **given)
+        train = _some(whole.train, train_examples, "train", draw_seed)
+        test = _some(whole.test, test_examples, "test")
+        return dataclasses.replace(whole, train=train, test=test)
     assert source.num_classes
-    train = _first(source.train, train_examples, "train")
-    test = _first(source.test, test_examples, "test")
+    train = _some(source.train, train_examples, "train", draw_seed)
+    test = _some(source.test, test_examples, "test")
     if source.kind == "texts":
         return _load_texts(train, test, source.num_classes, **given)
     if source.kind == "vectors":
@@ -119,12 +123,7 @@ def _load_texts(
     return _in_memory(encoded(train), encoded(test), num_classes, vocabulary)
 
 
-def _load_characters(
-    source: Source,
-    train_examples: int | None,
-    test_examples: int | None,
-    sequence_length: int = 128,
-) -> LabelledSet:
+def _load_characters(source: Source, sequence_length: int = 128) -> LabelledSet:
     parts = [
         "\n".join(stored.decode() for stored in part.as_numpy_iterator())
         for part in (source.train, source.test)
@@ -134,12 +133,7 @@ def _load_characters(
     vocabulary = text.character_vocabulary(*parts)
     encode = text.character_encoder(vocabulary)
     train, test = (text.windows(encode(part), sequence_length) for part in parts)
-    whole = _in_memory(train, test, len(vocabulary), vocabulary, causal=True)
-    return dataclasses.replace(
-        whole,
-        train=_first(whole.train, train_examples, "train"),
-        test=_first(whole.test, test_examples, "test"),
-    )
+    return _in_memory(train, test, len(vocabulary), vocabulary, causal=True)
 
 
 def _in_memory(
@@ -162,10 +156,25 @@ def _in_memory(
     )
 
 
-def _first(data: tf.data.Dataset, examples: int | None, split: str) -> tf.data.Dataset:
-    """The first examples of a split; all of them for None."""
-    if examples is not None and not 1 <= examples <= len(data):
+def _some(
+    data: tf.data.Dataset, examples: int | None, split: str, draw_seed: int | None = None
+) -> tf.data.Dataset:
+    """A number of the examples of a split: the first ones, or those that a seed draws.
+
+    Those that are drawn keep their order. None for all.
+    """
+    if examples is None:
+        if draw_seed is not None:
+            raise ValueError("draw_examples has no effect without train_examples.")
+        return data
+    if not 1 <= examples <= len(data):
         raise ValueError(
             f"The set has {len(data)} {split} examples. Received: {split}_examples={examples}"
         )
-    return data if examples is None else data.take(examples)
+    if draw_seed is None:
+        return data.take(examples)
+    drawn = np.zeros(len(data), bool)
+    drawn[np.random.default_rng(draw_seed).choice(len(data), examples, replace=False)] = True
+    kept = data.enumerate().filter(lambda index, example: tf.gather(drawn, index))
+    kept = kept.map(lambda index, example: example)
+    return kept.apply(tf.data.experimental.assert_cardinality(examples))

@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from zoo.laboratory.judge import judge
+from zoo.laboratory.judge import judge_effect
 from zoo.laboratory.prose import escaped, listed, table
 from zoo.laboratory.results import claim_rows
-from zoo.laboratory.study import Claim, Effect, Rows
+from zoo.laboratory.study import Effect, Rows
 
 # What a result.json holds.
 FACTS = {
     *("study", "question", "about", "scale", "settings", "command", "date", "machine", "versions"),
     *("seeds", "calibration_seeds", "chosen_on_seeds", "minutes", "failures", "claims", "tables"),
-    *("rows", "figures"),
+    *("rows", "figures", "began", "commits", "criteria"),
 }
 # A result.json of more bytes is too large to commit. These lists leave its rows until it is not.
 LIMIT, BULKY = 200_000, ("dynamics", "noise", "curves", "importance")
@@ -75,7 +75,7 @@ class Result:
 
     def judge(self, effect: Effect) -> dict[str, Any]:
         """Judges whether an effect is more than zero."""
-        return judge(Claim("", "", "", effect, ""), self.rows, self.facts["seeds"])
+        return judge_effect(effect, self.rows, self.facts["seeds"])
 
 
 NOTHING = Result(Path(), {"rows": [], "seeds": [], "settings": {}})  # of a study that was not run

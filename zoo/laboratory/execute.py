@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import dataclasses
+import datetime
 import json
 import multiprocessing
 import multiprocessing.connection
@@ -14,19 +15,38 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import tensorflow as tf
 from tqdm import tqdm
 
 from keras_norms.output import write_json
 from zoo.data import sources
+from zoo.laboratory import provenance
 from zoo.laboratory.study import Rows, Run, Task
 from zoo.training import distribution
 from zoo.training.callbacks import Terminated
 
 # {folder of a run: the run and its seed}
 Work = Mapping[Path, tuple[Run, int]]
+
+
+class Executed(NamedTuple):
+    """What all runs left.
+
+    Attributes:
+        rows: the results, with the factors of their runs; the factors alone of a run that failed.
+        seconds: the time of the runs, added up.
+        failures: `{folder of a run: what happened}`.
+        began: when the first run began, in ISO format; None if no run is done.
+        commits: those of the code at the beginning of the runs.
+    """
+
+    rows: Rows
+    seconds: float
+    failures: dict[Path, str]
+    began: str | None
+    commits: list[str]
 
 
 def execute(
@@ -36,7 +56,7 @@ def execute(
     data_dir: str | None = None,
     jobs: int = 1,
     replicas: int = 1,
-) -> tuple[Rows, float, dict[Path, str]]:
+) -> Executed:
     """Does each run with each seed, seed by seed.
 
     A run is done when its folder holds a `rows.json` of the same settings. A run that fails does
@@ -50,10 +70,6 @@ def execute(
         jobs: how many processes share the runs and the cores of the machine.
         replicas: the most replicas that a run has.
 
-    Returns:
-        `(rows, seconds, failures)`. `rows` holds the factors alone of a run that failed.
-        `seconds` is the sum over the runs. `failures` is `{folder of a run: what happened}`.
-
     Raises:
         ValueError: if the data of a run is missing and cannot be downloaded.
         KeyboardInterrupt: at SIGINT and SIGTERM, once the unfinished runs have saved themselves.
@@ -65,14 +81,17 @@ def execute(
         if dataset is not None:
             sources.find(dataset, data_dir)
     failures = _run_all(missing, work, data_dir, jobs, replicas) if missing else {}
-    rows, seconds = Rows(), 0.0
+    rows, seconds, began, commits = Rows(), 0.0, [], []
     for place, (run, seed) in work.items():
         # A failed run has a row too: without it, `batch=max` would select another batch.
         without: dict[str, Any] = {"seconds": 0.0, "rows": [{"failed": failures.get(place)}]}
         record = _read_record(place, run.task) or without
         seconds += record["seconds"]
         rows += [{"run": run.name, "seed": seed, **run.factors, **r} for r in record["rows"]]
-    return rows, seconds, failures
+        began += [record["began"]] if "began" in record else []
+        commits += [record["commit"]] if record.get("commit") else []
+    first = min(began, default=None)
+    return Executed(rows, seconds, failures, first, sorted(set(commits)))
 
 
 def _run_all(
@@ -161,14 +180,18 @@ def _outcome(run: Run, seed: int, place: Path, data_dir: str | None) -> str | No
 
 def _do(task: Task, seed: int, place: Path, data_dir: str | None) -> None:
     """Does a run, or continues it, and writes its `rows.json`."""
-    settings, before = describe(task), _read_json(place / "task.json") or {}
+    settings, record = describe(task), _read_json(place / "task.json") or {}
+    before = record.get("settings", {})
     if place.exists() and _without_measures(before) != _without_measures(settings):
         old = place.with_name(f"{place.name}.old")
         shutil.rmtree(old, ignore_errors=True)
         place.rename(old)
+        record = {}
     place.mkdir(parents=True, exist_ok=True)
     (place / "rows.json").unlink(missing_ok=True)
-    write_json(place / "task.json", settings)
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    origin = {"began": now, "commit": provenance.commit()}
+    write_json(place / "task.json", origin | record | {"settings": settings})
     start = time.perf_counter()
     with (
         open(place / "log.txt", "a") as log,
@@ -185,9 +208,10 @@ def _do(task: Task, seed: int, place: Path, data_dir: str | None) -> None:
 
 def _read_record(place: Path, task: Task) -> dict[str, Any] | None:
     """What a run left in its folder; None if it is not done, or has other settings."""
-    if _read_json(place / "task.json") != describe(task):
+    origin, results = (_read_json(place / name) for name in ("task.json", "rows.json"))
+    if not origin or not results or origin["settings"] != describe(task):
         return None
-    return _read_json(place / "rows.json")
+    return origin | results
 
 
 def _read_json(path: Path) -> Any:

@@ -2,55 +2,99 @@
 
 import math
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from scipy import stats
 
-from zoo.laboratory.study import Claim, Rows
+from zoo.laboratory.study import Claim, Effect, Rows
 
-HOLDS, FAILS, UNDECIDED = "holds", "does not", "undecided"
-# The probability that the interval covers the mean effect.
-CONFIDENCE = 0.9
+HOLDS, FAILS, UNDECIDED, NOT_TESTED = "holds", "does not", "undecided", "not tested"
+# The probability that any verdict of a study is wrong; that an interval misses the mean effect.
+ERROR = 0.1
+# The spread of two effects says next to nothing of their mean.
+FEWEST_SEEDS = 3
 
 
-def judge(claim: Claim, rows: Rows, seeds: Iterable[int]) -> dict[str, Any]:
-    """Decides a claim by its effects with several seeds.
+def judge(claims: Sequence[Claim], rows: Rows, seeds: Iterable[int]) -> list[dict[str, Any]]:
+    """Decides the claims of a study by their effects with several seeds.
 
-    The mean effect over n seeds with standard deviation sd has the confidence interval
+    The mean effect over n seeds, with the standard deviation sd, is compared with the threshold:
 
-        mean +- t(CONFIDENCE, n - 1) * sd / sqrt(n)
+        t = (mean - threshold) / (sd / sqrt(n)),  p = P(|T| > |t|),  T ~ Student(n - 1)
 
-    The claim holds if the whole interval lies above the claim's threshold, and does not hold if
-    the whole interval lies below. Otherwise it is undecided. It is also undecided with fewer than
-    two seeds, and if a seed has no finite effect.
+    Holm's correction multiplies the least of the p by the number of claims, the next one by one
+    less, and so on. A claim is decided if its corrected p is at most `ERROR`: it holds if its mean
+    lies above the threshold, and does not if it lies below. Otherwise it is undecided.
+
+    A claim is also undecided with fewer than `FEWEST_SEEDS`, or if a seed has no finite effect. It
+    is not tested if a net has not learnt.
 
     Args:
-        claim: what to decide.
+        claims: what to decide.
         rows: the results.
         seeds: those to judge on.
 
     Returns:
-        dict: "verdict"; "effects" by seed; and their "mean", "spread" (the standard deviation) and
-        "interval", each None where there are too few effects.
+        A dict for each claim: "verdict"; "effects" by seed; their "mean", "spread" (the standard
+        deviation) and uncorrected "interval"; "p", and "corrected" for all claims, each None where
+        there are too few effects; "learnt", what its condition measures by seed, or None.
+
+    Reference:
+        Holm, A Simple Sequentially Rejective Multiple Test Procedure, Scandinavian Journal of
+        Statistics 6, 1979.
     """
-    effects = {seed: claim.effect(rows.where(seed=seed)) for seed in seeds}
-    found = [value for value in effects.values() if value is not None and math.isfinite(value)]
-    result: dict[str, Any] = {"effects": effects, "mean": None, "spread": None, "interval": None}
-    verdict = UNDECIDED
+    seeds = list(seeds)
+    judged = [_measure(claim, rows, seeds) for claim in claims]
+    tested = [each for each in judged if each["verdict"] is None]
+    least, left = 0.0, len(tested)
+    for each in sorted(tested, key=lambda each: each["p"]):
+        least = each["corrected"] = max(least, min(1.0, left * each["p"]))
+        left -= 1
+    for claim, each in zip(claims, judged, strict=True):
+        if each["verdict"] is None:
+            decision = HOLDS if each["mean"] > claim.threshold else FAILS
+            each["verdict"] = decision if each["corrected"] <= ERROR else UNDECIDED
+    return judged
+
+
+def judge_effect(effect: Effect, rows: Rows, seeds: Iterable[int]) -> dict[str, Any]:
+    """Judges whether an effect is more than 0: as `judge`, as if it were the only claim."""
+    return judge([Claim("", "", "", effect, "")], rows, seeds)[0]
+
+
+def effects(claim: Claim, rows: Rows, seeds: Sequence[int]) -> dict[int, Any]:
+    """The effect of a claim with each seed."""
+    found = {}
+    for seed in seeds:
+        others = Rows(row for row in rows if row["seed"] in seeds and row["seed"] != seed)
+        found[seed] = claim.effect(rows.where(seed=seed), *([others] * claim.across_seeds))
+    return found
+
+
+def _measure(claim: Claim, rows: Rows, seeds: Sequence[int]) -> dict[str, Any]:
+    """All of a claim's result that does not depend on other claims; the verdict may be None."""
+    by_seed = effects(claim, rows, seeds)
+    learnt, missed = None, False
+    if claim.learnt:
+        learnt = {seed: claim.learnt.measure(rows.where(seed=seed)) for seed in seeds}
+        missed = not all(map(claim.learnt.met, learnt.values()))
+    found = [value for value in by_seed.values() if value is not None and math.isfinite(value)]
+    result = dict.fromkeys(("verdict", "mean", "spread", "interval", "p", "corrected"))
+    result |= {"effects": by_seed, "learnt": learnt}
     if found:
         result["mean"] = mean = statistics.fmean(found)
     if len(found) > 1:
         result["spread"] = spread = statistics.stdev(found)
-        reach = stats.t.ppf((1 + CONFIDENCE) / 2, len(found) - 1) * spread / len(found) ** 0.5
-        low, high = result["interval"] = mean - reach, mean + reach
+        error = spread / math.sqrt(len(found))
+        reach = stats.t.ppf(1 - ERROR / 2, len(found) - 1) * error
+        result["interval"] = mean - reach, mean + reach
+        distance = abs(mean - claim.threshold)
+        t = distance / error if error else math.inf if distance else 0.0
+        result["p"] = 2 * float(stats.t.sf(t, len(found) - 1))
+    if missed:
+        result["verdict"] = NOT_TESTED
+    elif len(found) < max(len(by_seed), FEWEST_SEEDS):
         # A run that is missing or diverged could have changed the verdict.
-        if len(found) == len(effects):
-            verdict = _verdict(low, high, claim.threshold)
-    return {"verdict": verdict} | result
-
-
-def _verdict(low: float, high: float, threshold: float) -> str:
-    if low > threshold:
-        return HOLDS
-    return FAILS if high < threshold else UNDECIDED
+        result["verdict"] = UNDECIDED
+    return result

@@ -10,10 +10,13 @@ from typing import Any
 
 import tensorflow as tf
 
+from keras_norms import comparison
 from keras_norms.figures import pixels
 from keras_norms.output import markdown_table, write_json
-from zoo.laboratory.judge import CONFIDENCE, judge
-from zoo.laboratory.study import Claim, Number, Rows, Study, Table
+from zoo.laboratory import provenance
+from zoo.laboratory.execute import Executed
+from zoo.laboratory.judge import ERROR, FEWEST_SEEDS, NOT_TESTED, effects, judge
+from zoo.laboratory.study import Number, Rows, Study, Table
 from zoo.training import run_folder
 
 Facts = dict[str, Any]  # the content of `result.json`
@@ -25,9 +28,8 @@ def result(
     scale: str,
     seeds: Sequence[int],
     command: str,
-    rows: Rows,
-    seconds: float,
-    failures: Mapping[Path, str],
+    done: Executed,
+    jobs: int,
 ) -> Facts:
     """All that is known after the runs, as JSON values.
 
@@ -39,10 +41,10 @@ def result(
         scale: the name of the scale.
         seeds: those that were run.
         command: repeats the study elsewhere.
-        rows: what the runs measured.
-        seconds: how long the runs took.
-        failures: `{folder of a run: what happened}`.
+        done: what the runs left.
+        jobs: how many of them shared the machine.
     """
+    rows = done.rows
     judged = [seed for seed in seeds if seed not in study.calibration]
     calibration = [seed for seed in seeds if seed in study.calibration]
     return {
@@ -58,22 +60,37 @@ def result(
         "seeds": judged,
         "calibration_seeds": calibration,
         "chosen_on_seeds": list(study.calibration),
-        "minutes": seconds / 60,
-        "failures": {place.name: reason for place, reason in failures.items()},
-        "claims": [_claim(claim, rows, judged, calibration) for claim in study.claims],
+        "minutes": done.seconds / jobs / 60,
+        "failures": {place.name: reason for place, reason in done.failures.items()},
+        "began": done.began,
+        "commits": done.commits,
+        "criteria": provenance.last_change(criteria(name)),
+        "claims": _claims(study, rows, judged, calibration),
         "tables": [_table(table, rows, judged or calibration) for table in study.tables],
         "rows": list(rows),
     }
 
 
-def _claim(claim: Claim, rows: Rows, seeds: list[int], calibration: list[int]) -> Facts:
-    """A `study.Claim` with its verdict."""
-    facts = ("name", "statement", "source", "measured", "threshold", "form", "remark")
-    return {
-        **{fact: getattr(claim, fact) for fact in facts},
-        **judge(claim, rows, seeds),
-        "calibration": judge(claim, rows, calibration)["effects"],
-    }
+def criteria(name: str) -> list[Path]:
+    """The files that say what a study claims and what decides it."""
+    here = Path(__file__).parent
+    return [here / "claims" / f"{name}.py", here / "judge.py", Path(comparison.__file__)]
+
+
+def _claims(study: Study, rows: Rows, seeds: list[int], calibration: list[int]) -> list[Facts]:
+    """Each `study.Claim` with its verdict."""
+    facts = ("name", "statement", "source", "measured", "threshold", "form", "remark", "case")
+    found = []
+    for claim, verdict in zip(study.claims, judge(study.claims, rows, seeds), strict=True):
+        learnt = claim.learnt
+        condition = learnt and {n: getattr(learnt, n) for n in ("statement", "least", "form")}
+        found.append(
+            {fact: getattr(claim, fact) for fact in (*facts, "published")}
+            | verdict
+            | {"learnt": condition and condition | {"values": verdict["learnt"]}}
+            | {"calibration": effects(claim, rows, calibration)}
+        )
+    return found
 
 
 def _table(table: Table, rows: Rows, seeds: list[int]) -> Facts:
@@ -103,42 +120,75 @@ def claim_rows(facts: Facts) -> tuple[list[str], list[list[str]]]:
     header = ["claim", "source", "measured", "verdict"]
     lines = []
     for claim in facts["claims"]:
-        value = _cell(claim["form"], claim["mean"], claim["spread"])
-        count = sum(effect is not None for effect in claim["effects"].values())
-        measured = f"{claim['measured']}: {value}, n={count}"
-        if claim["threshold"]:
-            measured += f" (holds above {claim['form'].format(claim['threshold'])})"
-        name = f"({claim['name']}) {claim['statement']}"
-        lines.append([name, claim["source"], measured, claim["verdict"]])
+        measured = f"{claim['measured']}: {measured_value(claim)}"
+        lines.append([claim_name(claim), claim["source"], measured, claim["verdict"]])
     return header, lines
+
+
+def claim_name(claim: Facts) -> str:
+    """A claim and the nets that it was judged on."""
+    return f"({claim['name']}) {claim['statement']}" + f" [{claim['case']}]" * bool(claim["case"])
+
+
+def measured_value(claim: Facts) -> str:
+    """The mean effect of a claim, with what it is compared with."""
+    form = claim["form"].format
+    count = sum(effect is not None for effect in claim["effects"].values())
+    said = [f"{_cell(claim['form'], claim['mean'], claim['spread'])}, n={count}"]
+    if claim["published"] is not None:
+        said.append(f"published {form(claim['published'])}")
+    if claim["threshold"]:
+        said.append(f"holds above {form(claim['threshold'])}")
+    if claim["corrected"] is not None:
+        said.append(f"p {claim['corrected']:.2g}")
+    return ", ".join(said)
 
 
 def text(facts: Facts) -> str:
     """The result for a terminal."""
     lines = [f"{facts['study']}: {facts['question']}", ""]
     for claim in facts["claims"]:
-        value = _cell(claim["form"], claim["mean"], claim["spread"])
-        holds = f", holds above {claim['form'].format(claim['threshold'])}"
         lines += [
-            f"{claim['verdict'].upper():>9}  ({claim['name']}) {claim['statement']}",
-            f"           {claim['measured']}: {value}{holds}  [{claim['source']}]",
+            f"{claim['verdict'].upper():>10}  {claim_name(claim)}",
+            f"            {claim['measured']}: {measured_value(claim)}  [{claim['source']}]",
         ]
         if any(value is not None for value in claim["calibration"].values()):
             told = ", ".join(_cell(claim["form"], v, None) for v in claim["calibration"].values())
-            lines.append(f"           on calibration seeds, not judged: {told}")
+            lines.append(f"            on calibration seeds, not judged: {told}")
         if claim["remark"]:
-            lines.append(f"           {claim['remark']}")
+            lines.append(f"            {claim['remark']}")
+    for condition in conditions(facts):
+        lines += ["", condition]
     for table in facts["tables"]:
         lines += ["", table["title"], *_columns(table)]
     seeds = ", ".join(map(str, facts["seeds"])) or "none"
-    lines += [
-        "",
-        f"A claim holds if the {CONFIDENCE:.0%} confidence interval of its mean effect lies above "
-        f"its threshold, and does not if it lies below. Judged seeds: {seeds}. "
-        "± is the standard deviation over seeds.",
-    ]
+    lines += ["", f"{RULE} Judged seeds: {seeds}. ± is the standard deviation over seeds."]
     lines += [f"FAILED    {place}: {reason}" for place, reason in facts["failures"].items()]
     return "\n".join(lines)
+
+
+# The rule of verdicts, in words.
+RULE = (
+    "A claim holds if its mean effect lies above its threshold, and does not if it lies below, "
+    f"where a t test tells them apart. With Holm's correction over the claims of a study, all its "
+    f"verdicts are right with a probability of {1 - ERROR:.0%}; p is corrected. Other claims are "
+    f"undecided, as are those with fewer than {FEWEST_SEEDS} seeds. A claim is not tested if its "
+    "nets have not learnt."
+)
+
+
+def conditions(facts: Facts) -> list[str]:
+    """What shows that nets have learnt, and whether they have; a sentence for each condition."""
+    found: dict[str, str] = {}
+    for claim in facts["claims"]:
+        learnt = claim["learnt"]
+        if not learnt:
+            continue
+        values = [value for value in learnt["values"].values() if value is not None]
+        seen = f": least {learnt['form'].format(min(values))}" if values else ": not measured"
+        missed = " Claims about these nets are not tested." * (claim["verdict"] == NOT_TESTED)
+        found[learnt["statement"]] = f"Learnt means that {learnt['statement']}{seen}.{missed}"
+    return list(found.values())
 
 
 def _columns(table: Facts) -> list[str]:

@@ -93,7 +93,28 @@ class Rows(list[dict[str, Any]]):
         return statistics.fmean(curve[: max(1, int(share * len(curve)))]) if curve else None
 
 
-Effect = Callable[[Rows], Number]
+Effect = Callable[..., Number]  # of the `Rows` of one seed, and maybe of the other seeds
+
+
+@dataclasses.dataclass(frozen=True)
+class Learnt:
+    """What shows that the nets of a claim have learnt: fixed before the runs.
+
+    Attributes:
+        statement: the condition, in words.
+        measure: function from the `Rows` of one seed to a number.
+        least: the condition is met where the number is at least this.
+        form: format of the number.
+    """
+
+    statement: str
+    measure: Effect
+    least: float
+    form: str = "{:.1%}"
+
+    def met(self, value: Number) -> bool:
+        """Whether a net with this number has learnt."""
+        return value is not None and value >= self.least
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +122,7 @@ class Claim:
     """A statement that numbers decide.
 
     Attributes:
-        name: one letter, in most cases.
+        name: one letter.
         statement: what is claimed, as the source says it.
         source: where it was published.
         effect: function from the `Rows` of one seed to a number. The larger the number, the more
@@ -110,7 +131,12 @@ class Claim:
         threshold: the statement holds where the effect is larger. The threshold was chosen on the
             calibration seeds, or is the least difference that matters in practice.
         form: format of the effect.
-        remark: the likely reason why the claim fails, or what else a reader has to know.
+        remark: what else a reader has to know, before any result.
+        case: the nets that it is judged on, where a statement is judged on several.
+        learnt: the claim is not tested where a net misses this. None for a property, which nets
+            have whether they have learnt or not.
+        published: the effect in the numbers of the source, where they are known.
+        across_seeds: whether `effect` takes the `Rows` of the other judged seeds too.
     """
 
     name: str
@@ -121,6 +147,10 @@ class Claim:
     threshold: float = 0.0
     form: str = "{:+.3f}"
     remark: str = ""
+    case: str = ""
+    learnt: Learnt | None = None
+    published: Number = None
+    across_seeds: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,6 +188,10 @@ class Figure(Protocol):
         """A figure of matplotlib, or None where there is nothing to draw."""
 
 
+# The sizes of studies, ascending, and whether a study of that size gives verdicts.
+SCALES = {"smoke": False, "cpu": False, "evidence": True, "full": True}
+
+
 @dataclasses.dataclass(frozen=True)
 class Scale:
     """A size of a study.
@@ -181,7 +215,7 @@ class Study:
         question: one line.
         about: a paragraph that says what is trained on what, and what is out of scope.
         plan: function from the settings of a scale to its runs.
-        scales: `{"smoke", "cpu", "full": Scale}`.
+        scales: `{name: Scale}`, with names of `SCALES`.
         claims: what is judged.
         tables: what is shown as numbers.
         figures: what is drawn, `{name: figure}`.

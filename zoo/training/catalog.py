@@ -80,6 +80,8 @@ def entries() -> dict[str, Entry]:
             f"resnet{depth}": Entry(functools.partial(resnet, depth), imagenet)
             for depth in IMAGENET
         },
+        # The four stages of ImageNet's, with as many channels as CIFAR's.
+        "resnet18_small": Entry(_resnet18_small),
         # The weight norm paper trains it with Adam.
         "convpool": Entry(functools.partial(convnet, "convpool"), ADAM),
         "conv6": Entry(functools.partial(convnet, "conv6")),
@@ -89,6 +91,12 @@ def entries() -> dict[str, Entry]:
             transformer, ADAM, clipnorm=1.0, sequences=True, options=of_transformer
         ),
     }
+
+
+def _resnet18_small(
+    num_classes: int, norm: Any, input_shape: tuple[int, int, int], width: float
+) -> keras.Model:
+    return resnet(18, num_classes, norm, input_shape, width / 4, stem="small")
 
 
 def select_model(options: TrainOptions) -> tuple[Entry, Recipe, TrainOptions]:

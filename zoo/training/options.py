@@ -19,9 +19,9 @@ class TrainOptions:
 
     model: str = "resnet20"
     """The network. For images: resnet20, resnet32, resnet44, resnet56 or resnet110, made for small
-    images as CIFAR's; resnet18, resnet34, resnet50, resnet101 or resnet152, made for ImageNet;
-    convpool, conv6 or mlp. For text, and for images read row by row: lstm or transformer. For
-    vectors: mlp."""
+    images as CIFAR's; resnet18_small, with four stages of 16 to 128 channels, for these too;
+    resnet18, resnet34, resnet50, resnet101 or resnet152, made for ImageNet; convpool, conv6 or
+    mlp. For text, and for images read row by row: lstm or transformer. For vectors: mlp."""
     norm: str = "sn"
     """The norm: none, bn (batch), ln (layer), rms (root mean square), in (instance), gn (group),
     bin (batch-instance), sn (switchable), mobn (mean-only batch), wn (weight) or wn_mobn (weight
@@ -47,7 +47,10 @@ class TrainOptions:
     """Number of ids for words, including one for padding and one for all words without an id.
     None: 10,000."""
     train_examples: int | None = None
-    """Train on this number of examples, the first ones. None: on all."""
+    """Train on this number of examples. None: on all."""
+    draw_examples: bool | None = None
+    """Whether the seed draws the examples to train on, where they are not all. None: no, they are
+    the first ones."""
     test_examples: int | None = None
     """Test on this number of examples, the first ones. None: on all."""
     width: float = 1.0
@@ -98,8 +101,8 @@ class TrainOptions:
     precision: Literal["float32", "mixed_float16", "mixed_bfloat16"] = "float32"
     """Precision in which layers compute. Weights and statistics stay in float32."""
     seed: int = 0
-    """Decides the initial weights, the order and augmentation of the examples, and what a language
-    model writes."""
+    """Decides the initial weights, the order and augmentation of the examples, which are drawn, and
+    what a language model writes."""
     log_dir: str | None = None
     """The run folder. None: runs/MODEL-NORM-DATASET-bBATCHxREPLICAS-sSEED."""
     log_every: Literal["epoch"] | int = "epoch"

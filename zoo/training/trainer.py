@@ -94,6 +94,7 @@ def load_examples(options: TrainOptions, entry: catalog.Entry) -> data.LabelledS
         sequences=entry.sequences,
         sequence_length=options.sequence_length,
         vocabulary_size=options.vocabulary_size,
+        draw_seed=options.seed if options.draw_examples else None,
     )
 
 

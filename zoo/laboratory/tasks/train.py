@@ -11,7 +11,7 @@ import keras
 
 import keras_norms
 from keras_norms import analysis
-from keras_norms.comparison import thirds
+from keras_norms.comparison import blocks
 from zoo.data import LabelledSet
 from zoo.laboratory.study import Rows
 from zoo.laboratory.tasks import noise
@@ -51,6 +51,8 @@ class Train:
             self.options,
             seed=seed,
             data_dir=data_dir,
+            # Verdicts shall not depend on which examples come first in a set.
+            draw_examples=self.options.train_examples is not None or None,
             log_dir=str(run),
             replicas=self.options.replicas or 1,  # not all GPUs, which would enlarge the batch
             resume=True,
@@ -72,21 +74,18 @@ def preferences(run: Path, results: dict[str, Any]) -> dict[str, Any]:
     """A measure: what switches and gates chose.
 
     Returns:
-        Shares of statistics in the thirds of the layers and in the net, with names like
-        "both_first_instance"; "importance" by layer; "dynamics", the means over the net by step.
+        Shares of statistics in the blocks and in the net, with names like "both_stage1_instance";
+        "importance", the weights by layer; "dynamics", the same by step.
     """
-    history = analysis.read(run).history
     layers = results["importance"]
-    parts = dict(zip(("first", "middle", "last"), thirds(list(layers.values())), strict=True))
-    parts["net"] = analysis.average(layers.values())
+    parts = blocks(layers) | {"net": analysis.average(layers.values())}
     shares = {
         f"{kind}_{part}_{statistic}": share
         for part, kinds in parts.items()
         for kind, shares in kinds.items()
         for statistic, share in shares.items()
     }
-    dynamics = {step: analysis.average(state.values()) for step, state in history.items()}
-    return shares | {"importance": layers, "dynamics": dynamics}
+    return shares | {"importance": layers, "dynamics": analysis.read(run).history}
 
 
 def recalibrated(run: Path, results: dict[str, Any]) -> dict[str, Any]:

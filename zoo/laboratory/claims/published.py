@@ -1,5 +1,7 @@
 """Published numbers, as data. Those of figures are digitized, to about 0.01."""
 
+from keras_norms.analysis import with_both
+
 # Of arXiv 1806.10779, ResNet-50 on ImageNet with 8 GPUs, the figure of the ratios by batch size:
 # {samples per GPU: importance of each statistic in the whole net}.
 BATCH_SIZES = {
@@ -34,13 +36,17 @@ _BLOCKS = {
         ),
     },
 }
+# {samples per GPU: {block: {kind: {statistic: share}}}}, with the kind "both" too. b1 is called
+# "stem", as in our nets.
 BLOCKS = {
     batch: {
-        kind: {
-            f"b{block}": dict(zip(("batch", "instance", "layer"), shares, strict=True))
-            for block, shares in enumerate(blocks, 1)
-        }
-        for kind, blocks in kinds.items()
+        name: with_both(
+            {
+                kind: dict(zip(("batch", "instance", "layer"), blocks[index], strict=True))
+                for kind, blocks in kinds.items()
+            }
+        )
+        for index, name in enumerate(("stem", "b2", "b3", "b4", "b5"))
     }
     for batch, kinds in _BLOCKS.items()
 }

@@ -17,18 +17,24 @@ def write_json(path: str | PathLike, content: Any) -> None:
         content: what JSON can hold. Other objects are written as their text, and numbers that
             are not finite as null.
     """
-
-    def finite(value: Any) -> Any:
-        # A run that diverged has NaN among its results, and JSON has no NaN.
-        if isinstance(value, Mapping):
-            return {key: finite(v) for key, v in value.items()}
-        if isinstance(value, (list, tuple)):
-            return [finite(v) for v in value]
-        return None if isinstance(value, float) and not math.isfinite(value) else value
-
     new = Path(f"{path}.new")
     new.write_text(json.dumps(finite(content), indent=1, default=str) + "\n")
     new.replace(path)
+
+
+def finite(value: Any) -> Any:
+    """A copy of lists, dicts and numbers, with None for numbers that are not finite.
+
+    A run that diverged has NaN among its results, and JSON has no NaN.
+
+    >>> finite({"losses": [2.5, float("nan")]})
+    {'losses': [2.5, None]}
+    """
+    if isinstance(value, Mapping):
+        return {key: finite(v) for key, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_csv(path: str | PathLike, rows: Sequence[Mapping]) -> None:

@@ -1,6 +1,7 @@
 """scripts/report.py: what results say is on a page that needs nothing else, and in Markdown."""
 
 import json
+import math
 import re
 from pathlib import Path
 from urllib.parse import unquote
@@ -8,8 +9,9 @@ from urllib.parse import unquote
 import pytest
 
 from zoo.commands import report as script
-from zoo.laboratory import page
-from zoo.laboratory.judge import FAILS, HOLDS, UNDECIDED
+from zoo.laboratory import page, results
+from zoo.laboratory.judge import FAILS, HOLDS, NOT_TESTED, UNDECIDED
+from zoo.laboratory.study import Rows
 
 PIXEL = bytes.fromhex(
     "89504e470d0a1a0a0000000d4948445200000001000000010806000000"
@@ -21,14 +23,15 @@ def claim(name, verdict, **other):
     facts = {"name": name, "statement": f"Statement {name}", "source": "ARTICLES 2", "remark": ""}
     facts |= {"measured": "error, BN less GN", "threshold": 0.02, "form": "{:+.1%}"}
     facts |= {"verdict": verdict, "effects": {"0": 0.1, "1": 0.12}, "mean": 0.11, "spread": 0.01}
-    return facts | {"interval": [0.05, 0.17], "calibration": {}} | other
+    facts |= {"interval": [0.05, 0.17], "calibration": {}, "case": "", "published": None}
+    return facts | {"corrected": 0.01, "learnt": None} | other
 
 
-def rows(norms, seeds=(0, 1), **factors):
-    """A row for each norm and seed, its measures a bit more for the second seed."""
+def rows(norms, seeds=(0, 1, 2), **factors):
+    """A row for each norm and seed, its measures a bit more for later seeds."""
     return [
         {"seed": seed, "norm": norm, **factors}
-        | {m: value + 0.001 * seed for m, value in measures.items()}
+        | {m: value + 0.001 * (seed - 1) for m, value in measures.items()}
         for seed in seeds
         for norm, measures in norms.items()
     ]
@@ -36,16 +39,19 @@ def rows(norms, seeds=(0, 1), **factors):
 
 def write(folder, study, rows=(), claims=(), **other):
     """A result as scripts/study.py writes it."""
-    facts = {"study": study, "question": f"What of {study}?", "about": "", "scale": "cpu"}
+    facts = {"study": study, "question": f"What of {study}?", "about": "", "scale": "evidence"}
     facts |= {"settings": {"model": "conv6"}, "command": f"python scripts/study.py {study}"}
     facts |= {"date": "2026-11-22", "machine": "2 x x86_64", "versions": {"keras": "3.15.1"}}
-    facts |= {"seeds": [0, 1], "calibration_seeds": [], "chosen_on_seeds": [100], "minutes": 3.0}
-    facts |= {"failures": {}, "claims": list(claims), "tables": [], "rows": list(rows)}
+    facts |= {"seeds": [0, 1, 2], "calibration_seeds": [], "chosen_on_seeds": [100], "minutes": 3.0}
+    facts |= {"failures": {}, "claims": list(claims), "tables": []}
+    facts |= {"began": "2026-11-22T09:00:00+00:00", "commits": ["abc"]}
+    facts |= {"criteria": {"commit": "abd", "date": "2026-11-22T08:00:00+00:00"}}
     facts |= {"figures": {"error": f"The error of {study}."}} | other
     place = folder / f"{study}-{facts['scale']}"
     place.mkdir(parents=True)
     (place / "error.png").write_bytes(PIXEL)
     (place / "result.json").write_text(json.dumps(facts))
+    results.write_rows(place / "rows.json.gz", Rows(rows))
     return place
 
 
@@ -69,6 +75,7 @@ def written(tmp_path):
 
 def test_page_is_self_contained_and_shows_all(tmp_path, written):
     claims = [claim("a", HOLDS), claim("b", FAILS), claim("c", UNDECIDED, remark="A remark.")]
+    claims += [claim("d", NOT_TESTED)]
     table = {"title": "Errors", "header": ["norm", "batch 2"], "cells": {"bn": ["50.0% ± 0.1%"]}}
     failures = {"gn-b2-s1": "ValueError: no <loss>"}
     runs = tmp_path / "runs"
@@ -87,7 +94,7 @@ def test_page_is_self_contained_and_shows_all(tmp_path, written):
         "The error of batch_size",
     ):
         assert shown in page and shown in text.replace("\\", "")
-    for verdict in ("✔ holds", "✘ does not", "? undecided"):
+    for verdict in ("✔ holds", "✘ does not", "? undecided", "– not tested"):
         assert f">{verdict}</span>" in page and f"| {verdict} |" in text
     for fact in ("python scripts/study.py batch_size", "2026-11-22", "2 x x86_64", "keras 3.15.1"):
         assert fact in page
@@ -118,7 +125,7 @@ def test_answers_come_from_rows(tmp_path, written):
     write(
         runs,
         "sequence",
-        [{"seed": s, "norm": n, **lstm, **m} for s in (0, 1) for n, m in read.items()],
+        [{"seed": s, "norm": n, **lstm, **m} for s in (0, 1, 2) for n, m in read.items()],
     )
     styles = {"bn": {"accuracy": 0.8}, "in": {"accuracy": 0.8997}}
     write(runs, "style", rows(styles, **{"style is": "a nuisance"}))
@@ -141,7 +148,7 @@ def test_runs_that_are_missing_are_not_passed_over(tmp_path, written):
     diverged = [{"seed": 1, "norm": "sn", "batch": 2, "diverged": "at step 3"}]
     one = rows({"sn": {"error": 0.1}}, seeds=(0,), batch=2)
     both = rows({"sn": {"error": 0.2}, "wn": {"error": 0.2}}, batch=32)
-    lost = [{"seed": seed, "norm": "wn", "batch": 2} for seed in (0, 1)]
+    lost = [{"seed": seed, "norm": "wn", "batch": 2} for seed in (0, 1, 2)]
     write(tmp_path / "runs", "batch_size", BATCHES + one + diverged + both + lost)
     text, _ = written()
     assert "shows no clear change with gn (+0.0) and sn (-10.0)" in text
@@ -153,20 +160,55 @@ def test_what_was_not_run_is_named(tmp_path, written):
     write(tmp_path / "runs", "synthetic")
     text, page = written()
     for study in ("distributed", "cost", "style", "preferences"):
-        assert "<strong>not run</strong>. " in page
-        assert f"`python scripts/study.py {study}` runs it" in text
-    assert "study.py synthetic` runs it" not in text
+        assert "<strong>not tested</strong>. " in page
+        assert f"`python scripts/study.py {study} --scale evidence` tests it" in text
+    assert "study.py synthetic --scale evidence` tests it" not in text
 
 
-def test_weak_results_say_so(tmp_path, written):
-    runs = tmp_path / "runs"
-    write(runs, "style", scale="smoke", seeds=[], figures={"gone": "Not there."})
+@pytest.mark.parametrize(
+    "facts, warning",
+    [
+        ({"scale": "smoke"}, "smoke scale is a quick look, which gives no verdicts"),
+        ({"seeds": []}, "so nothing is judged"),
+        ({"failures": {"run": "why"}}, "1 runs failed"),
+        ({"criteria": None}, "it is not known when its criteria were fixed"),
+        ({"began": "2026-11-22T07:00:00+00:00"}, "were last changed after the first run had begun"),
+        ({"figures": {"gone": "Not there."}}, "Not there. Missing."),
+        ({}, None),
+    ],
+)
+def test_weak_results_say_so(tmp_path, written, facts, warning):
+    write(tmp_path / "runs", "style", **facts)
     text, _ = written()
+    assert warning is None or warning in text
+    if facts.keys() - {"figures"} == set():
+        assert "⚠ [style" not in text
+
+
+@pytest.mark.parametrize("scale, counts", [("smoke", 0), ("cpu", 0), ("evidence", 1), ("full", 1)])
+def test_only_nets_that_can_learn_give_verdicts(tmp_path, written, scale, counts):
+    write(tmp_path / "runs", "style", claims=[claim("a", HOLDS)], scale=scale)
+    text, _ = written()
+    assert f"These are {counts} published claims" in text
+    assert ("Statement a" in text) == bool(counts)
+
+
+def test_cases_of_a_claim_stand_together(tmp_path, written):
+    cases = [("wide", HOLDS), ("deep", HOLDS), ("both", FAILS), ("none", NOT_TESTED)]
+    claims = [claim("a", verdict, case=case, published=0.3) for case, verdict in cases]
+    learnt = {"statement": "each net sees", "form": "{:.0%}", "least": 0.5}
+    claims[3]["learnt"] = learnt | {"values": {"0": 0.4, "1": 0.6}}
+    write(tmp_path / "runs", "preferences", claims=claims)
+    text, _ = written()
+    text = text.replace("\\", "")
     assert (
-        "smoke scale shows" in text
-        and "nothing is judged" in text
-        and "Not there. Missing." in text
+        "> (a) Statement a: holds in wide, where it is +11.0% ± 1.0%, n=2 (published: +30.0%). "
+        "Of its 4 cases, 2 hold, 1 do not and 1 are not tested." in text
     )
+    table = text[text.index("| claim | case | effect |") :].splitlines()[2:6]
+    assert [line.split(" | ")[0].strip("| ") for line in table] == ["(a) Statement a", "", "", ""]
+    assert [line.split(" | ")[1] for line in table] == [case for case, _ in cases]
+    assert "Learnt means that each net sees: least 40%. Claims about these nets are not" in text
 
 
 @pytest.mark.parametrize("text", ["a <b>& |c", "*s* _u_ `t` [l](x)", "<script>", "a\n\nb"])
@@ -193,15 +235,30 @@ def test_figures_exist_where_markdown_links_to(tmp_path, written):
 
 def test_collects_what_can_be_committed(tmp_path, written):
     runs, docs = tmp_path / "runs", tmp_path / "docs" / "results"
-    many = [row | {"curves": [0.1] * 9000, "importance": {"a": 1}} for row in BATCHES[:4]]
-    place = write(runs, "batch_size", many, [claim("a", HOLDS)])
+    place = write(runs, "batch_size", BATCHES, [claim("a", HOLDS)])
     (docs / "batch_size").mkdir(parents=True)
     (docs / "batch_size" / "old.png").write_bytes(PIXEL)
     text, _ = written(str(place), "--collect", str(docs))
-    assert {p.name for p in (docs / "batch_size").iterdir()} == {"result.json", "error.png"}
-    kept = json.loads((docs / "batch_size" / "result.json").read_text())
-    assert kept["left_out"] == ["curves"] and kept["rows"][0]["importance"] == {"a": 1}
-    assert "(results/batch_size/error.png)" in text and "without curves" in text
+    names = {"result.json", "rows.json.gz", "error.png"}
+    assert {p.name for p in (docs / "batch_size").iterdir()} == names
+    assert "(results/batch_size/error.png)" in text
+    # The figure is drawn from the rows, and the same again from the files that are committed.
+    drawn = (docs / "batch_size" / "error.png").read_bytes()
+    assert len(drawn) > len(PIXEL)
+    (docs / "batch_size" / "error.png").unlink()
+    again, _ = written(str(docs), "--redraw")
+    assert (docs / "batch_size" / "error.png").read_bytes() == drawn and again == text
+
+
+def test_rows_lose_nothing_but_digits(tmp_path):
+    rows = Rows([{"seed": 0, "curves": {"loss": [1 / 3, math.nan]}, "norm": "bn", "steps": 123456}])
+    results.write_rows(tmp_path / "rows", rows)
+    (row,) = results.read_rows(tmp_path / "rows")
+    expected = {"seed": 0, "curves": {"loss": [0.33333, None]}, "norm": "bn", "steps": 123456}
+    assert row == expected
+    first = (tmp_path / "rows").read_bytes()
+    results.write_rows(tmp_path / "rows", rows)
+    assert (tmp_path / "rows").read_bytes() == first
 
 
 @pytest.mark.parametrize("content", [None, "{", "[]", '{"study": "style"}'])
@@ -218,7 +275,7 @@ def test_two_results_of_a_study(tmp_path, written, capsys):
     write(tmp_path / "runs", "style", BATCHES, scale="smoke")
     write(tmp_path / "runs", "style", BATCHES)
     text, _ = written()
-    assert '<a id="style-smoke"></a>' in text and '<a id="style-cpu"></a>' in text
+    assert '<a id="style-smoke"></a>' in text and '<a id="style-evidence"></a>' in text
     with pytest.raises(SystemExit, match="2"):
         written(str(tmp_path / "runs"), "--collect", str(tmp_path / "kept"))
     assert "Two results of one study" in capsys.readouterr().err

@@ -22,8 +22,9 @@ from tests.support import child
 from tests.support.fake_task import Fake, double, runs
 from zoo.laboratory import execute, figures, results
 from zoo.laboratory.judge import judge
-from zoo.laboratory.studies import published, studies
-from zoo.laboratory.study import Claim, Rows, Scale, Study, Table, gap, subtract
+from zoo.laboratory.shares import Shares, Simplex
+from zoo.laboratory.studies import studies
+from zoo.laboratory.study import SCALES, Claim, Learnt, Rows, Scale, Study, Table, gap, subtract
 from zoo.laboratory.tasks import cost
 from zoo.training import catalog, options
 
@@ -43,18 +44,24 @@ def rows_of(effects):
     return Rows({"seed": seed, "effect": effect} for seed, effect in enumerate(effects))
 
 
+def judge_one(effects, threshold=0.0, **facts):
+    (found,) = judge([claim(threshold, **facts)], rows_of(effects), range(len(effects)))
+    return found
+
+
 def verdict(effects, threshold=0.0):
-    return judge(claim(threshold), rows_of(effects), range(len(effects)))["verdict"]
+    return judge_one(effects, threshold)["verdict"]
 
 
 @pytest.mark.parametrize("effects", [(1.0, 2.0), (0.3, -0.1, 0.2), (5.0, 4.0, 4.5, 7.0, 3.0)])
-def test_the_interval_is_that_of_student(effects):
-    found = judge(claim(), rows_of(effects), range(len(effects)))
+def test_interval_and_p_are_those_of_student(effects):
+    found = judge_one(effects, 0.5)
     mean = statistics.fmean(effects)
     expected = stats.t.interval(0.9, len(effects) - 1, mean, stats.sem(effects))
     assert found["interval"] == pytest.approx(expected, rel=1e-12)
     assert (found["mean"], found["spread"]) == pytest.approx((mean, statistics.stdev(effects)))
     assert found["effects"] == dict(enumerate(effects))
+    assert found["p"] == pytest.approx(stats.ttest_1samp(effects, 0.5).pvalue, rel=1e-9)
 
 
 def test_verdicts_turn_where_the_interval_ends():
@@ -70,26 +77,86 @@ def test_verdicts_turn_where_the_interval_ends():
         assert verdict([1.0, 1.0, 1.0], threshold) == expected
 
 
-@pytest.mark.parametrize("effects", [[], [9.0], [None, None], [9.0, None]])
-def test_less_than_two_effects_decide_nothing(effects):
-    found = judge(claim(), rows_of(effects), range(len(effects)))
-    assert (found["verdict"], found["interval"]) == ("undecided", None)
-    assert found["mean"] == (9.0 if 9.0 in effects else None)
+@pytest.mark.parametrize("effects", [[], [9.0], [9.0, 9.1], [None] * 3, [9.0, None, None]])
+def test_less_than_three_effects_decide_nothing(effects):
+    found = judge_one(effects)
+    assert (found["verdict"], found["corrected"]) == ("undecided", None)
+    known = [effect for effect in effects if effect]
+    assert found["mean"] == (pytest.approx(statistics.fmean(known)) if known else None)
 
 
 @pytest.mark.parametrize("missing", [None, math.nan, math.inf, -math.inf])
 def test_a_missing_effect_decides_nothing(missing):
-    found = judge(claim(), rows_of([9.0, 9.1, missing, 9.2]), range(4))
+    found = judge_one([9.0, 9.1, missing, 9.2])
     assert found["verdict"] == "undecided" and found["mean"] == pytest.approx(9.1)
     assert verdict([9.0, 9.1, 9.2]) == "holds"
-    assert judge(claim(), rows_of([9.0, 9.1, 9.2]), range(4))["verdict"] == "undecided"
+    (found,) = judge([claim()], rows_of([9.0, 9.1, 9.2]), range(4))
+    assert found["verdict"] == "undecided"
+
+
+def scaled(factor):
+    """A claim whose threshold lies so many spreads below the effects 9, 10 and 11."""
+    return claim(10 - factor)
+
+
+def test_many_claims_need_more_than_one():
+    """As in Holm's paper: each p is compared with a tenth over the number of those left."""
+    rows, seeds = rows_of([9.0, 10.0, 11.0]), range(3)
+    claims = [scaled(factor) for factor in (2, 30, -30, 3, 0.1)]
+    found = judge(claims, rows, seeds)
+    p = [each["p"] for each in found]
+    order = sorted(range(5), key=p.__getitem__)
+    expected = {}
+    for rank, index in enumerate(order):
+        own = min(1.0, (5 - rank) * p[index])
+        expected[index] = max([own, *(expected[i] for i in order[:rank])])
+    assert [each["corrected"] for each in found] == pytest.approx([expected[i] for i in range(5)])
+    decided = [each["verdict"] for each in found]
+    assert decided == ["undecided", "holds", "does not", "undecided", "undecided"]
+    assert judge([scaled(2)], rows, seeds)[0]["verdict"] == "holds", "alone it would be decided"
+
+
+def test_claims_without_a_verdict_do_not_count_for_others():
+    rows, seeds = rows_of([9.0, 10.0, 11.0]), range(3)
+    untaught = dataclasses.replace(scaled(2), learnt=learnt(100))
+    missing = dataclasses.replace(scaled(2), effect=lambda rows: None)
+    found = judge([scaled(2), untaught, missing], rows, seeds)
+    assert [each["verdict"] for each in found] == ["holds", "not tested", "undecided"]
+    assert found[1]["corrected"] is None and found[1]["mean"] == pytest.approx(10)
+
+
+def learnt(least):
+    return Learnt("its effect is large", lambda rows: rows.mean("effect"), least, "{:.1f}")
+
+
+@pytest.mark.parametrize(
+    "least, expected", [(9.0, "holds"), (9.01, "not tested"), (100, "not tested")]
+)
+def test_one_net_that_has_not_learnt_is_enough(least, expected):
+    found = judge_one([9.0, 10.0, 11.0], learnt=learnt(least))
+    assert found["verdict"] == expected and found["learnt"] == {0: 9.0, 1: 10.0, 2: 11.0}
+    nothing = Learnt("it is there", lambda rows: None, 0.0)
+    assert judge_one([9.0, 10.0, 11.0], learnt=nothing)["verdict"] == "not tested"
+
+
+def test_a_claim_across_seeds_sees_the_other_judged_ones():
+    seen = {}
+
+    def effect(rows, others):
+        seen[rows[0]["seed"]] = others.values("seed")
+        return 1.0
+
+    across = dataclasses.replace(claim(across_seeds=True), effect=effect)
+    rows = Rows({"seed": seed} for seed in (0, 1, 2, 100))
+    assert judge([across], rows, (0, 1, 2))[0]["verdict"] == "holds"
+    assert seen == {0: [1, 2], 1: [0, 2], 2: [0, 1]}
 
 
 numbers = st.floats(-1e3, 1e3).map(lambda x: round(x, 3))
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.lists(numbers, min_size=2, max_size=6), numbers, st.floats(1.001, 10), st.floats(0, 9))
+@given(st.lists(numbers, min_size=3, max_size=6), numbers, st.floats(1.001, 10), st.floats(0, 9))
 def test_verdicts_obey_reason(effects, threshold, wider, more):
     before = verdict(effects, threshold)
     mean = statistics.fmean(effects)
@@ -100,7 +167,7 @@ def test_verdicts_obey_reason(effects, threshold, wider, more):
     raised = [effect + more for effect in effects]
     order = ["does not", "undecided", "holds"]
     assert near or order.index(verdict(raised, threshold)) >= order.index(before)
-    assert judge(claim(threshold), rows_of(effects[::-1]), range(len(effects)))["verdict"] == before
+    assert verdict(effects[::-1], threshold) == before
 
 
 def study(**facts):
@@ -110,9 +177,8 @@ def study(**facts):
 
 
 def result(rows, seeds, failures=None, **facts):
-    return results.result(
-        "growth", study(**facts), "cpu", seeds, "python study.py", rows, 60, failures or {}
-    )
+    done = execute.Executed(rows, 60.0, failures or {}, "2026-11-28T08:00:00+00:00", ["abc"])
+    return results.result("growth", study(**facts), "cpu", seeds, "python study.py", done, 1)
 
 
 def test_calibration_seeds_are_not_judged():
@@ -156,10 +222,10 @@ def do(tmp_path, monkeypatch):
 
     def execute_tasks(*tasks, seeds=(1,)):
         diary.write_text("")
-        rows, seconds, failures = execute.execute(runs(*tasks), seeds, tmp_path / "runs")
-        assert seconds >= 0
-        failures = {place.name: reason for place, reason in failures.items()}
-        return rows, failures, diary.read_text().split()
+        done = execute.execute(runs(*tasks), seeds, tmp_path / "runs")
+        assert done.seconds >= 0
+        failures = {place.name: reason for place, reason in done.failures.items()}
+        return done.rows, failures, diary.read_text().split()
 
     return execute_tasks
 
@@ -325,7 +391,7 @@ def test_what_is_printed_holds_claims_verdicts_and_failures(tmp_path):
     for line, word in zip((2, 5, 7), ("HOLDS", "DOES NOT", "UNDECIDED"), strict=True):
         assert lines[line].strip().startswith(f"{word}  (")
     assert lines[2].endswith("(up) It grows | falls") and lines[4].strip() == "By chance."
-    assert lines[3].strip() == "growth: +1.000 ± 0.100, holds above +0.500  [S]"
+    assert lines[3].strip() == "growth: +1.000 ± 0.100, n=3, holds above +0.500, p 0.026  [S]"
     assert "FAILED    run7-s0: OSError: no disk" in lines
     start = lines.index("Growth")
     assert [line.split() for line in lines[start + 1 : start + 3]] == [
@@ -434,10 +500,10 @@ def test_shares(tmp_path):
         "ours": {"8": {"batch": 0.5, "instance": 0.5}},
         "odd": {"1": {"instance": 1.0}},
     }
-    figure = drawn(figures.Shares("A caption.", lambda rows: panels).draw(Rows()), tmp_path)
+    figure = drawn(Shares("A caption.", lambda rows: panels).draw(Rows()), tmp_path)
     shown = [axis for axis in figure.axes if axis.get_visible()]
     assert [axis.get_title(loc="left") for axis in shown] == list(panels)
-    assert [len(axis.patches) for axis in shown] == [6, 3, 3], "each statistic for each bar"
+    assert [len(axis.patches) for axis in shown] == [4, 2, 1], "each part of each bar"
     assert len(labels(figure)) == 3
     heights = collections.defaultdict(float)
     for bar in shown[0].patches:
@@ -446,13 +512,33 @@ def test_shares(tmp_path):
     assert {text.get_text() for text in shown[0].texts} == {".70", ".25", "1.00"}
 
 
+def test_shares_of_several_seeds_have_whiskers(tmp_path):
+    bars = {"2": {"layer": [0.5, 0.7, 0.6], "batch": [0.5, 0.3, 0.4]}}
+    figure = drawn(Shares("", lambda rows: {"ours": bars}).draw(Rows()), tmp_path)
+    axis = figure.axes[0]
+    layer, batch = (container.lines[2][0].get_segments()[0] for container in axis.containers[1::2])
+    assert layer[:, 1] == pytest.approx([0.3 - 0.1, 0.3 + 0.1])  # in the middle of its part
+    assert batch[:, 1] == pytest.approx([0.8 - 0.1, 0.8 + 0.1])
+
+
+def test_paths_end_at_the_corner_that_is_chosen(tmp_path):
+    third = {"instance": 1 / 3, "layer": 1 / 3, "batch": 1 / 3}
+    alone = {s: {t: float(s == t) for t in third} for s in third}
+    panel = {"stem": [[third, alone["layer"]]], "stage1": [[third, alone["batch"]]]}
+    figure = drawn(Simplex("", lambda rows: {"2 samples": panel}).draw(Rows()), tmp_path)
+    ends = [line.get_xydata()[-1] for line in figure.axes[0].lines if line.get_marker() == "o"]
+    assert ends[0] == pytest.approx([1, 0]) and ends[1] == pytest.approx([0.5, 0.75**0.5])
+    assert labels(figure) == ["stem", "stage1"]
+
+
 @pytest.mark.parametrize(
     "chart",
     [
         figures.Lines("", "batch", "error", by="norm", labels=("", "")),
         figures.Curves("", lambda row: row["curve"], by="norm", labels=("", "")),
         figures.Scatter("", "share", "error", by="norm", labels=("", "")),
-        figures.Shares("", lambda rows: {}),
+        Shares("", lambda rows: {}),
+        Simplex("", lambda rows: {}),
     ],
 )
 def test_nothing_to_draw(chart):
@@ -461,7 +547,7 @@ def test_nothing_to_draw(chart):
 
 # The studies themselves.
 
-PLANS = [(name, scale) for name in STUDIES for scale in ("smoke", "cpu", "full")]
+PLANS = [(name, scale) for name, study in STUDIES.items() for scale in study.scales]
 
 
 def plan(name, scale):
@@ -505,13 +591,14 @@ def test_a_plan_can_be_run(name, scale):
 @pytest.mark.parametrize("name", STUDIES)
 def test_a_study_is_complete(name):
     study = STUDIES[name]
-    assert set(study.scales) == {"smoke", "cpu", "full"} and study.question.endswith("?")
-    names = [claim.name for claim in study.claims]
+    assert {"smoke", "cpu", "full"} <= set(study.scales) <= set(SCALES)
+    assert study.question.endswith("?")
+    names = [(claim.name, claim.case) for claim in study.claims]
     assert names and len(set(names)) == len(names)
     for claim in study.claims:
         assert claim.statement and claim.source and claim.measured
         assert claim.form.format(claim.threshold)
-        assert claim.effect(Rows()) is None
+        assert claim.effect(Rows(), *[Rows()] * claim.across_seeds) is None
     for scale in study.scales.values():
         assert not set(scale.seeds) & set(study.calibration)
         assert len(set(scale.seeds)) == len(scale.seeds) > 1
@@ -557,7 +644,7 @@ def full_rows(name, scale):
 def test_a_plan_has_all_that_the_claims_need(name, scale):
     rows = full_rows(name, scale)
     for claim in STUDIES[name].claims:
-        effect = claim.effect(rows)
+        effect = claim.effect(rows, *[rows] * claim.across_seeds)
         assert effect is not None and math.isfinite(effect), claim.name
     for table in STUDIES[name].tables:
         chosen = rows.where(**table.where)
@@ -576,9 +663,11 @@ def test_runs_that_gave_nothing_spoil_no_result(tmp_path, name, mark):
         for run in plan(name, "cpu"):
             if left_out in (None, run):
                 rows.append({"run": run.name, "seed": seed, **run.factors, mark: "why"})
-    found = results.result(name, study, "cpu", list(seeds), "", rows, 0, {})
+    done = execute.Executed(rows, 0.0, {}, None, [])
+    found = results.result(name, study, "cpu", list(seeds), "", done, 1)
     for claim in found["claims"]:
-        assert claim["verdict"] == "undecided" and claim["mean"] is None, claim["name"]
+        expected = "not tested" if claim["learnt"] else "undecided"
+        assert (claim["verdict"], claim["mean"]) == (expected, None), claim["name"]
     results.text(found)
     results.write(tmp_path, found, study, rows)
 
@@ -613,17 +702,3 @@ def cited(claim):
 def test_every_statement_of_the_articles_is_a_claim(number, name):
     assert name in STUDIES
     assert any(number in cited(claim) for claim in STUDIES[name].claims)
-
-
-def test_published_shares_are_shares():
-    shares = [*published.BATCH_SIZES.values()]
-    shares += [
-        bar
-        for kinds in published.BLOCKS.values()
-        for bars in kinds.values()
-        for bar in bars.values()
-    ]
-    assert len(shares) == 6 + 2 * 2 * 5
-    for bar in shares:
-        assert set(bar) == {"batch", "instance", "layer"}
-        assert sum(bar.values()) == pytest.approx(1, abs=0.0201)

@@ -24,7 +24,7 @@ from keras_norms import (
     importance,
 )
 from keras_norms.analysis import Preferences
-from keras_norms.comparison import batch_size_claim, claims, compare
+from keras_norms.comparison import batch_size_claim, blocks, claims, compare
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "preferences.py"
 START = (1 / 3, 1 / 3, 1 / 3)
@@ -45,10 +45,10 @@ def cifar_net(blocks):
     ]
 
 
-def make_run(thirds, name="run", step=100, blocks=3, **options):
-    """A run whose layers have the given IN/LN/BN shares in each third of their depth."""
+def make_run(stages, name="run", step=100, blocks=3, **options):
+    """A run whose layers have the given IN/LN/BN shares by stage; the stem is as the first."""
     paths = cifar_net(blocks)
-    last = {p: switch(thirds[int((3 * i + 1.5) / len(paths))]) for i, p in enumerate(paths)}
+    last = {p: switch(stages[max(0, int(p[5]) - 1) if p[5].isdigit() else 0]) for p in paths}
     return Preferences({0: {p: switch(START) for p in paths}, step: last}, name, options)
 
 
@@ -292,7 +292,7 @@ def test_seeds_are_averaged_and_options_compared():
     shares = {(32, 0): 0.5, (32, 1): 0.7, (2, 0): 0.2, (2, 1): 0.2, (2, 2): 0.2}
     runs = [
         make_run(
-            [(0.0, 1 - share, share)] * 3,
+            [((1 - share) / 2, (1 - share) / 2, share)] * 3,
             f"b{size}-s{seed}",
             **{"norm": "sn", "batch_size": size, "seed": seed, "log_dir": f"{size}/{seed}"},
         )
@@ -305,9 +305,9 @@ def test_seeds_are_averaged_and_options_compared():
     assert list(means["batch_size=32"]) == ["net", "stem", "stage1", "stage2", "stage3"]
     mean, spread = means["batch_size=32"]["net"]["both"]["batch"]
     assert (mean, spread) == pytest.approx((0.6, math.sqrt(0.02)))
-    assert means["batch_size=2"]["stage3"]["mean"]["layer"] == pytest.approx((0.8, 0))
+    assert means["batch_size=2"]["stage3"]["mean"]["layer"] == pytest.approx((0.4, 0))
     text = comparison.text()
-    assert "batch_size=32 (2 runs)   0.00 0.40 0.60" in text and text.count("(3 runs)") == 5
+    assert "batch_size=32 (2 runs)   0.20 0.20 0.60" in text and text.count("(3 runs)") == 5
     assert "BN 0.60 to 0.20" in batch_size_claim(comparison)
     assert "so it is here" in batch_size_claim(comparison)
     assert "2 and 3 runs" in batch_size_claim(comparison)
@@ -328,9 +328,10 @@ def test_runs_without_options_stand_alone():
 
 def test_claims_follow_the_shares():
     a, b, c = claims(make_run(PAPER))
-    assert a.startswith("(a) IN") and "so it is here (IN takes 0.50, 0.20, 0.20 of" in a
-    assert b.startswith("(b) BN") and "so it is here (BN takes 0.30, 0.60, 0.30 of" in b
-    assert c.startswith("(c) LN") and "so it is here (LN takes 0.20, 0.20, 0.50 of" in c
+    assert a.startswith("(a) IN") and "so it is here (IN takes 0.50 in stem, 0.50 in stage1," in a
+    assert b.startswith("(b) BN") and "0.60 in stage2, 0.30 in stage3)." in b
+    assert c.startswith("(c) LN") and "so it is here (LN takes" in c
+    assert "so it is here" in b
     reverse = claims(make_run([(0.1, 0.5, 0.4), (0.3, 0.5, 0.2), (0.5, 0.1, 0.4)]))
     assert all("not so here" in sentence for sentence in reverse) and len(reverse) == 3
     *even, early = claims(make_run([(0.34, 0.33, 0.33), START, (0.33, 0.34, 0.33)]))
@@ -343,6 +344,21 @@ def test_claims_follow_the_shares():
     assert "at least 3 layers" in few
     (gates,) = claims(Preferences({0: {"s": {"gate": {"batch": 0.9, "instance": 0.1}}}}))
     assert "BN 0.90 and IN 0.10" in gates
+
+
+def test_blocks_are_the_stem_and_the_stages_or_thirds():
+    def layer(share):
+        return switch((share, 1 - share, 0.0))
+
+    net = {"stem_norm": layer(0.9), "stage1_norm1": layer(0.2), "stage1_norm2": layer(0.4)}
+    net |= {"stage2_norm1": layer(0.5), "a/stage3_norm1": layer(0.6)}
+    found = {name: kinds["mean"]["instance"] for name, kinds in blocks(net).items()}
+    expected = {"stem": 0.9, "stage1": 0.3, "stage2": 0.5, "stage3": 0.6}
+    assert found == pytest.approx(expected) and list(found) == list(expected)
+    plain = {"stem_norm": layer(0.9)} | {f"norm_{i}": layer(i / 10) for i in range(6)}
+    found = {name: kinds["both"]["instance"] for name, kinds in blocks(plain).items()}
+    thirds = {"first third": 0.05, "middle third": 0.25, "last third": 0.45}
+    assert found == pytest.approx({"stem": 0.9} | thirds)
 
 
 def test_batch_size_claim_needs_batch_sizes_and_names_other_differences():

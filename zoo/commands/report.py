@@ -33,8 +33,10 @@ class Options:
     markdown: Path | None = None
     """The same as Markdown, if wanted. It links to the figures, which stay where they are."""
     collect: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
-    """First copies the results to DIR/STUDY, so that they can be committed: with figures, without
-    bulky curves. The report is then about everything in DIR."""
+    """First copies the results to DIR/STUDY, so that they can be committed. The report is then
+    about everything in DIR."""
+    redraw: bool = False
+    """First draws the figures of the results anew, from their rows."""
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -47,6 +49,9 @@ def write(options: Options) -> None:
     if options.collect:
         archive.collect(found, options.collect)
         found = archive.read([options.collect])
+    if options.redraw:
+        for result in found:
+            result.redraw()
     if options.markdown:
         _write(options.markdown, report.document(found, options.markdown.parent))
     _write(options.html, page(report.document(found, Path()), Path()))

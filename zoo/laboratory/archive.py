@@ -11,32 +11,46 @@ from urllib.parse import quote
 
 from zoo.laboratory.judge import judge_effect
 from zoo.laboratory.prose import escaped, listed, table
-from zoo.laboratory.results import claim_rows
-from zoo.laboratory.study import Effect, Rows
+from zoo.laboratory.results import RESULT, ROWS, claim_rows, draw, read_rows
+from zoo.laboratory.studies import studies
+from zoo.laboratory.study import SCALES, Effect, Rows
 
 # What a result.json holds.
 FACTS = {
     *("study", "question", "about", "scale", "settings", "command", "date", "machine", "versions"),
     *("seeds", "calibration_seeds", "chosen_on_seeds", "minutes", "failures", "claims", "tables"),
-    *("rows", "figures", "began", "commits", "criteria"),
+    *("figures", "began", "commits", "criteria"),
 }
-# A result.json of more bytes is too large to commit. These lists leave its rows until it is not.
-LIMIT, BULKY = 200_000, ("dynamics", "noise", "curves", "importance")
 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What a study left: the content of `result.json`, and the folder of its figures."""
+    """What a study left.
+
+    Attributes:
+        folder: where it lies, with its figures.
+        facts: the content of its `result.json`.
+        every_row: all that its runs measured.
+    """
 
     folder: Path
     facts: dict[str, Any]
+    every_row: Rows
 
     @property
     def rows(self) -> Rows:
         """The rows of the judged seeds; the norm "none" is called "no norm", as in sentences."""
-        called = {"none": {"norm": "no norm"}}
-        rows = (row for row in self.facts["rows"] if row["seed"] in self.facts["seeds"])
-        return Rows(row | called.get(row.get("norm"), {}) for row in rows)
+        rows = (row for row in self.every_row if row["seed"] in self.facts["seeds"])
+        return Rows(row | {"norm": "no norm"} if row.get("norm") == "none" else row for row in rows)
+
+    @property
+    def counts(self) -> bool:
+        """Whether its scale gives verdicts."""
+        return SCALES[self.facts["scale"]]
+
+    def redraw(self) -> None:
+        """Draws its figures anew, from its rows."""
+        draw(self.folder, self.facts, studies()[self.facts["study"]], self.every_row)
 
     @property
     def name(self) -> str:
@@ -78,7 +92,7 @@ class Result:
         return judge_effect(effect, self.rows, self.facts["seeds"])
 
 
-NOTHING = Result(Path(), {"rows": [], "seeds": [], "settings": {}})  # of a study that was not run
+NOTHING = Result(Path(), {"seeds": [], "settings": {}}, Rows())  # of a study that was not run
 
 
 def read(paths: Iterable[str | Path]) -> list[Result]:
@@ -89,10 +103,10 @@ def read(paths: Iterable[str | Path]) -> list[Result]:
     """
     found: list[Result] = []
     for path in map(Path, paths):
-        path = path / "result.json" if (path / "result.json").exists() else path
-        files = [path] if path.is_file() else sorted(path.glob("*/result.json"))
+        path = path / RESULT if (path / RESULT).exists() else path
+        files = [path] if path.is_file() else sorted(path.glob(f"*/{RESULT}"))
         if not files:
-            raise ValueError(f"{path} holds no result.json of scripts/study.py. Name other folders")
+            raise ValueError(f"{path} holds no {RESULT} of scripts/study.py. Name other folders")
         found += map(_read, files)
     return found
 
@@ -100,18 +114,19 @@ def read(paths: Iterable[str | Path]) -> list[Result]:
 def _read(path: Path) -> Result:
     """Reads one result, and makes sure that a report finds what it needs."""
     try:
-        result = Result(path.parent, json.loads(path.read_text()))
+        facts = json.loads(path.read_text())
+        result = Result(path.parent, facts, read_rows(path.with_name(ROWS)))
         if FACTS - result.facts.keys():
             raise ValueError(f"it lacks {listed(sorted(FACTS - result.facts.keys()))}")
         _ = result.rows, result.tables, result.figures(path.parent), claim_rows(result.facts)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise ValueError(f"{path} is no result of scripts/study.py ({reason})") from error
     return result
 
 
 def collect(found: Sequence[Result], folder: Path) -> None:
-    """Copies results and their figures to `folder/STUDY`, small enough to be committed.
+    """Copies results to `folder/STUDY`, to be committed, and draws their figures there.
 
     Raises:
         ValueError: if two results are of one study.
@@ -122,20 +137,8 @@ def collect(found: Sequence[Result], folder: Path) -> None:
     for name, result in zip(names, found, strict=True):
         target = folder / name
         target.mkdir(parents=True, exist_ok=True)
-        figures = {f"{figure}.png" for figure in result.facts["figures"]}
-        for figure in figures:
-            shutil.copyfile(result.folder / figure, target / figure)
-        for old in set(target.glob("*.png")) - {target / figure for figure in figures}:
+        for old in target.glob("*.png"):
             old.unlink()
-        text = json.dumps(_without_bulk(result.facts), indent=1) + "\n"
-        (target / "result.json").write_text(text)
-
-
-def _without_bulk(facts: dict[str, Any]) -> dict[str, Any]:
-    """The facts without as many of the `BULKY` lists as it takes to be small."""
-    for bulk in BULKY:
-        there = any(bulk in row for row in facts["rows"])
-        if there and len(json.dumps(facts, indent=1)) > LIMIT:
-            rows = [{k: v for k, v in row.items() if k != bulk} for row in facts["rows"]]
-            facts = facts | {"rows": rows, "left_out": [*facts.get("left_out", ()), bulk]}
-    return facts
+        for file in (RESULT, ROWS):
+            shutil.copyfile(result.folder / file, target / file)
+        dataclasses.replace(result, folder=target).redraw()

@@ -6,8 +6,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from keras_norms.analysis import LABELS, require
-from keras_norms.figures import COLOURS
+from keras_norms.analysis import require
 from zoo.laboratory.study import Rows
 
 # Colours that colour-blind readers tell apart: those of Okabe and Ito, and three of Tol's.
@@ -144,54 +143,6 @@ class Scatter(Chart):
             where = {"xytext": (5, 4), "textcoords": "offset points", "fontsize": 8}
             axis.annotate(name, (x, y), **where)
             axis.margins(x=0.15)
-
-
-@dataclasses.dataclass(frozen=True)
-class Shares:
-    """Panels of stacked bars, whose parts are shares of 1.
-
-    Attributes:
-        caption: what to see.
-        panels: function from `Rows` to `{title: {name of a bar: {statistic: share}}}`.
-        columns: panels side by side.
-    """
-
-    caption: str
-    panels: Callable[[Rows], Mapping[str, Mapping[str, Mapping[str, float]]]]
-    columns: int = 2
-
-    def draw(self, rows: Rows) -> Any:
-        """The figure, or None where there is nothing to draw."""
-        parts = self.panels(rows)
-        if not parts:
-            return None
-        patches, figures = require("matplotlib.patches", "matplotlib.figure")
-        count = -(-len(parts) // self.columns)
-        figure = figures.Figure(figsize=(8.2, 0.5 + 1.65 * count), dpi=150, layout="constrained")
-        axes = figure.subplots(count, self.columns, sharey=True, squeeze=False).ravel()
-        for axis in axes[len(parts) :]:
-            axis.set_visible(False)
-        used = [s for s in LABELS if any(s in b for bars in parts.values() for b in bars.values())]
-        for axis, (title, bars) in zip(axes, parts.items(), strict=False):
-            bottom = np.zeros(len(bars))
-            for s in used:
-                shares = np.array([bar.get(s, 0.0) for bar in bars.values()])
-                axis.bar(range(len(bars)), shares, bottom=bottom, color=COLOURS[s], width=0.8)
-                for place, (share, base) in enumerate(zip(shares, bottom, strict=True)):
-                    if share >= 0.08:
-                        ink = "black" if s == "instance" else "white"
-                        text = f"{share:.2f}".removeprefix("0")
-                        where = {"ha": "center", "va": "center", "fontsize": 7, "color": ink}
-                        axis.text(place, base + share / 2, text, **where)
-                bottom += shares
-            axis.set_xticks(range(len(bars)), bars, fontsize=8)
-            axis.set_title(title, fontsize=9, loc="left")
-            axis.set(ylim=(0, 1), yticks=(0, 0.5, 1))
-            axis.tick_params(length=0, labelsize=8)
-            axis.spines[["top", "right"]].set_visible(False)
-        handles = [patches.Patch(color=COLOURS[s], label=LABELS[s]) for s in used[::-1]]
-        figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize=9)
-        return figure
 
 
 def by_epoch(measure: str) -> Callable[[Mapping[str, Any]], dict[int, float]]:

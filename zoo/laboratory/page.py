@@ -32,7 +32,7 @@ def page(text: str, folder: Path) -> str:
     body = re.sub(r'src="(.*?\.png)"', embed, body)
     body = body.replace("<p>⚠", '<p class="warning">⚠')
     for verdict in SYMBOLS:
-        name = verdict.split()[0]
+        name = verdict.replace(" ", "-")
         pill = f'<td><span class="verdict {name}">{mark(verdict)}</span></td>'
         body = body.replace(f"<td>{mark(verdict)}</td>", pill)
     style = Path(__file__).with_name("report.css").read_text()

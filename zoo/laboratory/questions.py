@@ -86,7 +86,7 @@ def task(known: Results) -> list[str]:
         lines = [[link, *map(escaped, cells)] for link, *cells in best]
         tables.append(f"**The best norm by task**\n\n{markdown_table(header, lines)}")
     said += speed(known["sequence"])
-    rows = known["preferences"].rows.where(decay=True)
+    rows = known["preferences"].rows
     for model in rows.values("model"):
         own = rows.where(model=model).where(batch=max)
         shares = {kind: own.mean(f"both_net_{kind}") for kind in LABELS}
@@ -103,7 +103,7 @@ def batch_size(known: Results) -> list[str]:
     said = [
         *change(known["batch_size"], "error", *ends, "norm"),
         *change(known["batch_size"], "recalibrated_error", *ends, "norm"),
-        *change(known["preferences"], "both_net_batch", *ends, "model", decay=True),
+        *change(known["preferences"], "both_net_batch", *ends, "model"),
     ]
     return answers(said)
 

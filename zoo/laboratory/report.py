@@ -1,22 +1,25 @@
 """The report of studies, as Markdown that is composed from their results."""
 
 import collections
+import datetime
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from keras_norms.output import markdown_table
 from zoo.laboratory.archive import NOTHING, Result
-from zoo.laboratory.judge import CONFIDENCE, FAILS, HOLDS, UNDECIDED
+from zoo.laboratory.judge import ERROR, FAILS, HOLDS, NOT_TESTED, UNDECIDED
 from zoo.laboratory.prose import answers, escaped, listed
 from zoo.laboratory.questions import QUESTIONS
-from zoo.laboratory.results import claim_rows
+from zoo.laboratory.results import RULE, Facts, claim_name, conditions, effect_text
 from zoo.laboratory.studies import studies
+from zoo.laboratory.study import SCALES
 
 TITLE, RUN = "Which normalization layer?", "python scripts/study.py"
-SYMBOLS = {HOLDS: "✔", FAILS: "✘", UNDECIDED: "?"}
-SCALES = ("smoke", "cpu", "full")
+SYMBOLS = {HOLDS: "✔", FAILS: "✘", UNDECIDED: "?", NOT_TESTED: "–"}
+# The studies that the report opens with, the best one first.
+OPENING = ("preferences",)
 
 
 def mark(verdict: str) -> str:
@@ -26,29 +29,28 @@ def mark(verdict: str) -> str:
 
 def document(found: Sequence[Result], folder: Path) -> str:
     """The report of results, as Markdown for a file in a folder."""
-    found = sorted(found, key=lambda r: (r.facts["study"], SCALES.index(r.facts["scale"])))
-    missing = _missing({result.facts["study"] for result in found})
-    judged = [result for result in found if result.facts["scale"] != "smoke"]
+    found = sorted(found, key=lambda r: (r.facts["study"], list(SCALES).index(r.facts["scale"])))
+    # Of several scales that count, the largest comes last.
+    known = {result.facts["study"]: result for result in found if result.counts}
+    missing = _missing(set(known))
     claims = [
-        [mark(c["verdict"]), f"({escaped(c['name'])}) {escaped(c['statement'])}", result.link]
-        for result in judged
-        for c in result.facts["claims"]
+        [mark(claim["verdict"]), escaped(claim_name(claim)), result.link]
+        for result in known.values()
+        for claim in result.facts["claims"]
     ]
     parts = [
-        *_answered_questions(found, missing, folder),
-        ("claims", "All claims", [markdown_table(["verdict", "claim", "study"], claims)]),
+        *_opening([known[name] for name in OPENING if name in known], folder),
+        *_answered_questions(known, missing, folder),
+        *([("claims", "All claims", [markdown_table(_CLAIMS, claims)])] if claims else []),
         *((result.anchor, escaped(result.name), _study(result, folder)) for result in found),
-        *([("missing", "Not run", list(missing.values()))] if missing else []),
+        *([("missing", "Not tested", list(missing.values()))] if missing else []),
     ]
     count = collections.Counter(line[0] for line in claims)
     blocks = [
         f"# {TITLE}",
-        f"These are {len(claims)} published claims, judged by {len(judged)} of the studies. "
-        f"{', '.join(f'{mark(v)}: {count[mark(v)]}' for v in SYMBOLS)}. A claim holds if the "
-        f"{CONFIDENCE:.0%} confidence interval of its mean effect lies above its threshold, and "
-        "does not if it lies below. It is undecided otherwise, or with one seed. By chance, "
-        "verdicts go wrong once in twenty times in either direction. ± is the standard deviation "
-        "over seeds. All sentences are composed from the results.",
+        f"These are {len(claims)} published claims, judged by {len(known)} of the studies. "
+        f"{', '.join(f'{mark(v)}: {count[mark(v)]}' for v in SYMBOLS)}. {RULE} ± is the standard "
+        "deviation over seeds. All sentences are composed from the results.",
         "\n".join(f"- [{title}](#{anchor})" for anchor, title, _ in parts),
     ]
     for anchor, title, content in parts:
@@ -56,26 +58,81 @@ def document(found: Sequence[Result], folder: Path) -> str:
     return "\n\n".join(blocks) + "\n"
 
 
+_CLAIMS = ("verdict", "claim", "study")
+
+
+def _opening(found: Sequence[Result], folder: Path) -> list[tuple[str, str, list[str]]]:
+    """What layers choose: the figures, and a sentence for each claim."""
+    return [
+        (
+            f"opening-{result.anchor}",
+            escaped(result.facts["question"]),
+            [_strength(result), *result.figures(folder), *answers(_in_sentences(result))],
+        )
+        for result in found
+    ]
+
+
+def _in_sentences(result: Result) -> list[str]:
+    """What a study found of each of its claims, over all cases; a sentence each."""
+    said = []
+    for claims in _by_statement(result.facts):
+        first, *more = claims
+        case = f" in {first['case']}" * bool(first["case"])
+        sentence = f"({first['name']}) {first['statement']}: {first['verdict']}{case}, where it is "
+        sentence = f"{sentence}{effect_text(first)}"
+        if first["published"] is not None:
+            sentence += f" (published: {first['form'].format(first['published'])})"
+        if more:
+            counts = collections.Counter(claim["verdict"] for claim in claims)
+            sentence += f". Of its {len(claims)} cases, " + listed(
+                f"{counts[v]} {'are ' * (v in (UNDECIDED, NOT_TESTED))}{_IN_PLURAL.get(v, v)}"
+                for v in SYMBOLS
+                if counts[v]
+            )
+        said.append(f"{sentence}.")
+    return said
+
+
+_IN_PLURAL = {HOLDS: "hold", FAILS: "do not"}
+
+
+def _by_statement(facts: Facts) -> list[list[Facts]]:
+    """The claims of a study, in lists of those that differ in their case alone."""
+    found: dict[tuple[str, str], list[Facts]] = {}
+    for claim in facts["claims"]:
+        found.setdefault((claim["name"], claim["statement"]), []).append(claim)
+    return list(found.values())
+
+
+def _strength(result: Result) -> str:
+    """How much evidence there is: runs, seeds, and how well their nets do."""
+    rows = [row["accuracy"] for row in result.rows if row.get("accuracy") is not None]
+    seeds = len(result.facts["seeds"])
+    nets = f"{len(rows)} nets at {min(rows):.0%} to {max(rows):.0%} accuracy, " if rows else ""
+    return f"Evidence: {result.link}, {nets}{seeds} seeds."
+
+
 def _missing(known: set[str]) -> dict[str, str]:
-    """For each study that was not run, a line that says so."""
+    """For each study that has no verdicts, a line that says so."""
     planned = {name: "" for _, names, _ in QUESTIONS for name in names}
     planned |= {name: study.question for name, study in studies().items()}
     return {
-        name: f"⚠ {escaped(name)} is **not run**. {escaped(question)} `{RUN} {name}` runs it."
+        name: f"⚠ {escaped(name)} is **not tested**. {escaped(question)} "
+        f"`{RUN} {name} --scale evidence` tests it."
         for name, question in planned.items()
         if name not in known
     }
 
 
 def _answered_questions(
-    found: Sequence[Result], missing: dict[str, str], folder: Path
+    known: Mapping[str, Result], missing: Mapping[str, str], folder: Path
 ) -> list[tuple[str, str, list[str]]]:
     """The anchor, the title and the content of the part of each question."""
-    asked = {name for _, names, _ in QUESTIONS for name in names}
-    known = {result.facts["study"]: result for result in found}  # the largest scale comes last
+    nothing = {name: NOTHING for _, names, _ in QUESTIONS for name in names}
     parts = []
     for number, (question, names, compose) in enumerate(QUESTIONS, 1):
-        content = compose(dict.fromkeys(asked, NOTHING) | known)
+        content = compose(nothing | dict(known))
         content += [missing[name] for name in names if name in missing]
         content += _evidence([known[name] for name in names if name in known], folder)
         parts.append((f"question-{number}", question, content))
@@ -86,27 +143,33 @@ def _evidence(found: Sequence[Result], folder: Path) -> list[str]:
     """What a question shows of its studies: the verdicts, the first figure and table of each."""
     lines = []
     for result, verdict in itertools.product(found, SYMBOLS):
-        named = [c["statement"] for c in result.facts["claims"] if c["verdict"] == verdict]
+        named = [claim_name(c) for c in result.facts["claims"] if c["verdict"] == verdict]
         if named:
             statements = "<br>".join(f"• {escaped(statement)}" for statement in named)
             lines.append([mark(verdict), statements, result.link])
-    claims = [markdown_table(["verdict", "published", "study"], lines)] if lines else []
+    claims = [markdown_table(_CLAIMS, lines)] if lines else []
     shown = [part for result in found for part in (*result.figures(folder)[:1], *result.tables[:1])]
-    return [*(line for result in found for line in _warnings(result)), *claims, *shown]
+    strength = [_strength(result) for result in found]
+    return [*strength, *(w for result in found for w in _warnings(result)), *claims, *shown]
 
 
 def _warnings(result: Result) -> list[str]:
     """Why a result deserves less trust, in one line; no line for most results."""
     facts, said = result.facts, []
-    if facts["scale"] == "smoke":
-        said.append("smoke scale shows that a study works, and nothing about norms")
+    if not result.counts:
+        said.append(f"{facts['scale']} scale is a quick look, which gives no verdicts")
+    elif not facts["criteria"]:
+        said.append("it is not known when its criteria were fixed")
+    elif facts["began"] and _time(facts["criteria"]["date"]) > _time(facts["began"]):
+        said.append("its criteria were last changed after the first run had begun")
     if not facts["seeds"]:
         said.append("all seeds are those on which criteria were chosen, so nothing is judged")
     if facts["failures"]:
         said.append(f"{len(facts['failures'])} runs failed")
-    if "left_out" in facts:
-        said.append(f"stored without {listed(facts['left_out'])}, to stay small")
     return [f"⚠ {result.link}: {escaped('; '.join(said))}."] if said else []
+
+
+_time = datetime.datetime.fromisoformat
 
 
 def _study(result: Result, folder: Path) -> list[str]:
@@ -117,30 +180,49 @@ def _study(result: Result, folder: Path) -> list[str]:
         *([escaped(facts["about"])] if facts["about"] else []),
         *_warnings(result),
         *(f"⚠ failed: {escaped(f'{run}: {why}')}" for run, why in facts["failures"].items()),
-        _claims(result),
+        *(_claims(facts) if result.counts else []),
         *result.tables,
         *result.figures(folder),
         markdown_table(["how it was made", ""], _origin(result).items()),
     ]
 
 
-def _claims(result: Result) -> str:
-    """The table of a study's claims, with all that was measured."""
-    lines = []
-    for claim, line in zip(result.facts["claims"], claim_rows(result.facts)[1], strict=True):
-        name, source, measured = map(escaped, line[:3])
-        numbers = {"by seed": claim["effects"].values()}
-        if claim["interval"]:
-            numbers = {f"{CONFIDENCE:.0%} interval": claim["interval"]} | numbers
-        if claim["calibration"]:
-            numbers["on calibration seeds, not judged"] = claim["calibration"].values()
-        for what, values in numbers.items():
-            shown = ("-" if v is None else claim["form"].format(v) for v in values)
-            measured += f"<br>{what}: {', '.join(shown)}"
-        remark = f"<br>{escaped(claim['remark'])}" if claim["remark"] else ""
-        lines.append([name + remark, source, measured, mark(claim["verdict"])])
-    header = ["claim", "source", "measured", "verdict"]
-    return markdown_table(header, lines) if lines else "No claims are judged."
+def _claims(facts: Facts) -> list[str]:
+    """A study's claims with all that was measured: a table of their cases, then what they mean."""
+    lines, meanings = [], []
+    for claims in _by_statement(facts):
+        first = claims[0]
+        name = escaped(f"({first['name']}) {first['statement']}")
+        for claim in claims:
+            form = claim["form"].format
+            measured = escaped(effect_text(claim))
+            numbers = {"by seed": claim["effects"].values()}
+            if claim["interval"]:
+                numbers = {f"{1 - ERROR:.0%} interval": claim["interval"]} | numbers
+            if claim["calibration"]:
+                numbers["on calibration seeds, not judged"] = claim["calibration"].values()
+            for what, values in numbers.items():
+                shown = ("-" if v is None else form(v) for v in values)
+                measured += f"<br>{what}: {', '.join(shown)}"
+            paper = "" if claim["published"] is None else form(claim["published"])
+            p = "" if claim["corrected"] is None else f"{claim['corrected']:.2g}"
+            shown_name = name if claim is first else ""
+            cells = [shown_name, escaped(claim["case"]), measured, paper, p, mark(claim["verdict"])]
+            lines.append(cells)
+        meaning = (
+            f"({first['name']}) {first['measured']}; holds above "
+            f"{first['form'].format(first['threshold'])}. Source: {first['source']}. "
+            f"{first['remark']}"
+        )
+        meanings.append(f"- {escaped(meaning)}")
+    if not lines:
+        return ["No claims are judged."]
+    header = ["claim", "case", "effect", "published", "p", "verdict"]
+    return [
+        markdown_table(header, lines),
+        "What the effects are:\n\n" + "\n".join(meanings),
+        *map(escaped, conditions(facts)),
+    ]
 
 
 def _origin(result: Result) -> dict[str, str]:
@@ -150,6 +232,9 @@ def _origin(result: Result) -> dict[str, str]:
     made["minutes"] = f"{facts['minutes']:.1f}"
     for fact in ("seeds", "calibration_seeds", "chosen_on_seeds"):
         made[fact.replace("_", " ")] = ", ".join(map(str, facts[fact])) or "none"
+    made["first run began"] = facts["began"] or "unknown"
+    made["commits of the runs"] = ", ".join(facts["commits"]) or "unknown"
+    made["criteria last changed"] = " ".join((facts["criteria"] or {"": "unknown"}).values())
     made["versions"] = escaped(", ".join(" ".join(item) for item in facts["versions"].items()))
     made["command"] = f"<code>{escaped(facts['command'])}</code>"
     made["settings"] = f"<code>{escaped(json.dumps(facts['settings']))}</code>"

@@ -1,6 +1,8 @@
 """The result of a study: a dict for `result.json`, the figures, and the tables as text."""
 
 import datetime
+import gzip
+import json
 import os
 import platform
 import shutil
@@ -12,7 +14,7 @@ import tensorflow as tf
 
 from keras_norms import comparison
 from keras_norms.figures import pixels
-from keras_norms.output import markdown_table, write_json
+from keras_norms.output import finite, markdown_table, write_json
 from zoo.laboratory import provenance
 from zoo.laboratory.execute import Executed
 from zoo.laboratory.judge import ERROR, FEWEST_SEEDS, NOT_TESTED, effects, judge
@@ -67,7 +69,6 @@ def result(
         "criteria": provenance.last_change(criteria(name)),
         "claims": _claims(study, rows, judged, calibration),
         "tables": [_table(table, rows, judged or calibration) for table in study.tables],
-        "rows": list(rows),
     }
 
 
@@ -133,8 +134,7 @@ def claim_name(claim: Facts) -> str:
 def measured_value(claim: Facts) -> str:
     """The mean effect of a claim, with what it is compared with."""
     form = claim["form"].format
-    count = sum(effect is not None for effect in claim["effects"].values())
-    said = [f"{_cell(claim['form'], claim['mean'], claim['spread'])}, n={count}"]
+    said = [effect_text(claim)]
     if claim["published"] is not None:
         said.append(f"published {form(claim['published'])}")
     if claim["threshold"]:
@@ -142,6 +142,12 @@ def measured_value(claim: Facts) -> str:
     if claim["corrected"] is not None:
         said.append(f"p {claim['corrected']:.2g}")
     return ", ".join(said)
+
+
+def effect_text(claim: Facts) -> str:
+    """The mean effect of a claim, its spread, and the number of seeds."""
+    count = sum(effect is not None for effect in claim["effects"].values())
+    return f"{_cell(claim['form'], claim['mean'], claim['spread'])}, n={count}"
 
 
 def text(facts: Facts) -> str:
@@ -203,32 +209,61 @@ def _columns(table: Facts) -> list[str]:
 
 
 def write(folder: Path, facts: Facts, study: Study, rows: Rows) -> list[str]:
-    """Writes `result.json`, a picture of each figure, and all of it for TensorBoard.
+    """Writes a result: its facts, its rows, a picture of each figure, and all for TensorBoard.
 
     Returns:
         Lines that say which files there are.
     """
     folder.mkdir(parents=True, exist_ok=True)
     # First without figures, so that the numbers are safe if drawing fails.
-    write_json(folder / "result.json", facts | {"figures": {}})
-    pictures = {}
-    complete = (row for row in rows if not row.keys() & {"diverged", "failed"})
-    seeds = facts["seeds"] or facts["calibration_seeds"]  # as in the tables
-    drawable = Rows(row for row in complete if row["seed"] in seeds)
-    for name, figure in study.figures.items():
-        drawn = figure.draw(drawable)
-        if drawn is not None:
-            drawn.savefig(folder / f"{name}.png")
-            pictures[name] = drawn
+    write_json(folder / RESULT, facts | {"figures": {}})
+    write_rows(folder / ROWS, rows)
+    pictures = draw(folder, facts, study, read_rows(folder / ROWS))
     captions = {name: study.figures[name].caption for name in pictures}
     facts["figures"] = captions
-    write_json(folder / "result.json", facts)
+    write_json(folder / RESULT, facts)
     _write_events(folder / "tensorboard", facts, pictures)
     return [
         *(f"figure: {folder / name}.png: {caption}" for name, caption in captions.items()),
-        f"result: {folder / 'result.json'}",
+        f"result: {folder / RESULT}",
         f"tensorboard --logdir {folder / 'tensorboard'}",
     ]
+
+
+def draw(folder: Path, facts: Facts, study: Study, rows: Rows) -> dict[str, Any]:
+    """Draws the figures of a study into a folder, and returns those that there are by name."""
+    complete = (row for row in rows if not row.keys() & {"diverged", "failed"})
+    seeds = facts["seeds"] or facts["calibration_seeds"]  # as in the tables
+    drawable = Rows(row for row in complete if row["seed"] in seeds)
+    pictures = {name: figure.draw(drawable) for name, figure in study.figures.items()}
+    pictures = {name: picture for name, picture in pictures.items() if picture is not None}
+    for name, picture in pictures.items():
+        # Without the version of matplotlib, so that equal pictures are equal files.
+        picture.savefig(folder / f"{name}.png", metadata={"Software": None})
+    return pictures
+
+
+# The files of a result: all facts, and the rows, which figures are drawn from.
+RESULT, ROWS = "result.json", "rows.json.gz"
+
+
+def write_rows(path: Path, rows: Rows) -> None:
+    """Writes rows in few bytes: compressed, with 5 digits. Equal rows are equal files."""
+    text = json.dumps(_rounded(finite(list(rows))), separators=(",", ":"))
+    path.write_bytes(gzip.compress(text.encode(), mtime=0))
+
+
+def read_rows(path: Path) -> Rows:
+    """Reads what `write_rows` wrote."""
+    return Rows(json.loads(gzip.decompress(path.read_bytes())))
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.5g}")
+    if isinstance(value, dict):
+        return {key: _rounded(each) for key, each in value.items()}
+    return [_rounded(each) for each in value] if isinstance(value, list) else value
 
 
 def _write_events(folder: Path, facts: Facts, pictures: Mapping[str, Any]) -> None:

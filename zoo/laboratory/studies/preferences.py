@@ -1,10 +1,15 @@
 """Which statistics do layers choose, and how does that move with the batch size?"""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from keras_norms import analysis, comparison
+from keras_norms.analysis import LABELS
 from zoo.laboratory.claims import preferences as claims
-from zoo.laboratory.study import Run, Scale, Study
+from zoo.laboratory.claims import published
+from zoo.laboratory.figures import Curves
+from zoo.laboratory.shares import Bar, Shares, Simplex
+from zoo.laboratory.study import Figure, Rows, Run, Scale, Study, Table
 from zoo.laboratory.tasks.train import Train, preferences
 from zoo.training import TrainOptions
 
@@ -32,6 +37,102 @@ def ghost_run(model: str, name: str, batch: int, **options: Any) -> Run:
     factors = {"model": name, "batch": batch}
     return Run(f"{model}-b{batch}", factors, Train(settings, (preferences,)))
 
+
+def share_lists(rows: Rows, kind: str, block: str) -> dict[str, list[float]]:
+    """`{statistic: its share with each seed}` in a block, or in the "net"."""
+    return {
+        s: [row[f"{kind}_{block}_{s}"] for row in rows]
+        for s in LABELS
+        if f"{kind}_{block}_{s}" in rows[0]
+    }
+
+
+def beside_the_paper(rows: Rows) -> dict[str, dict[str, Bar]]:
+    """The panels of the figure: published shares and ours, by batch size and by block."""
+    rows = Rows(row for row in rows if "importance" in row)
+    if not rows:
+        return {}
+    model, batches = rows[0]["model"], rows.values("batch")
+    blocks = list(comparison.blocks(rows[0]["importance"]))
+    panels: dict[str, dict[str, Bar]] = {
+        "Paper, ResNet-50: net, by samples per GPU": {
+            str(batch): weights for batch, weights in published.BATCH_SIZES.items()
+        },
+        f"{model}: net, by samples per statistic": {
+            str(batch): share_lists(rows.where(batch=batch), "both", "net") for batch in batches
+        },
+    }
+    for paper, own in ((32, max(batches)), (2, min(batches))):
+        for kind in ("mean", "variance"):
+            panels[f"Paper, ResNet-50: {kind}, {paper} samples"] = {
+                block: kinds[kind] for block, kinds in published.BLOCKS[paper].items()
+            }
+            panels[f"{model}: {kind}, {own} samples"] = {
+                block: share_lists(rows.where(batch=own), kind, block) for block in blocks
+            }
+    return panels
+
+
+def paths(rows: Rows) -> dict[str, dict[str, list[list[dict[str, float]]]]]:
+    """The panels of the triangles: the path of each layer, as the mean over seeds."""
+    rows = Rows(row for row in rows if "dynamics" in row)
+    panels: dict[str, dict[str, list[list[dict[str, float]]]]] = {}
+    for kind in ("mean", "variance"):
+        for batch in rows.values("batch"):
+            histories = [row["dynamics"] for row in rows.where(batch=batch)]
+            steps = sorted(set.intersection(*map(set, histories)), key=int)
+            panel = panels.setdefault(f"{kind}, {batch} samples", {})
+            for layer in histories[0][steps[-1]]:
+                path = [
+                    analysis.average(history[step][layer] for history in histories)[kind]
+                    for step in steps
+                ]
+                panel.setdefault(analysis.stage(layer), []).append(path)
+    return panels
+
+
+def importance_of_batch(row: Mapping[str, Any]) -> dict[int, float] | None:
+    """The importance of BN in the net, by step."""
+    if "dynamics" not in row:
+        return None
+    nets = {
+        int(step): analysis.average(layers.values()) for step, layers in row["dynamics"].items()
+    }
+    return {step: kinds["both"]["batch"] for step, kinds in nets.items()}
+
+
+# What a study of preferences shows.
+TABLES = (
+    *(
+        Table(
+            f"Importance of {LABELS[s]} in the net",
+            f"both_net_{s}",
+            "model",
+            "batch",
+            form="{:.3f}",
+        )
+        for s in ("batch", "layer", "instance")
+    ),
+    Table("Test accuracy", "accuracy", "model", "batch"),
+)
+FIGURES: dict[str, Figure] = {
+    "preferences": Shares(
+        "What switches chose: published on the left, measured on the right. Whiskers are one "
+        "standard deviation over seeds; the published numbers have none.",
+        beside_the_paper,
+    ),
+    "paths": Simplex(
+        "The path of each layer over training, from equal weights in the middle to its choice at "
+        "the dot: the mean over seeds.",
+        paths,
+    ),
+    "dynamics": Curves(
+        "The importance of BN during training, by the number of samples that share statistics.",
+        importance_of_batch,
+        by="batch",
+        labels=("step", "importance of BN"),
+    ),
+}
 
 STUDY = Study(
     question="Which statistics do layers choose, and how does that move with the batch size?",
@@ -89,5 +190,7 @@ STUDY = Study(
         ),
     },
     claims=claims.claims(RESNET, (32, 8, 2), least_accuracy=0.5),
+    tables=TABLES,
+    figures=FIGURES,
     calibration=(100, 101),
 )

@@ -95,23 +95,24 @@ def slopes(layer, x, dy, training=True, mask=None, state=None):
     states = constants(layer.non_trainable_variables)
     names = {id(v): name for name, v in variables(layer).items()}
 
-    def loss(x, h, c, *weights):
+    def loss(x, *tensors):
+        first, weights = list(tensors[: len(state)]), tensors[len(state) :]
         y, _ = layer.stateless_call(
-            weights, states, x, initial_state=[h, c], training=training, **kwargs
+            weights, states, x, initial_state=first, training=training, **kwargs
         )
         return sum(ops.sum(one * tensor(two)) for one, two in zip(y, dy, strict=True))
 
     inputs = [tensor(x), *(tensor(part) for part in state)]
     results = compiled(grad(loss))(*inputs, *constants(layer.trainable_variables))
-    keys = ["x", "h", "c", *(names[id(v)] for v in layer.trainable_variables)]
+    keys = ["x", *"hc"[: len(state)], *(names[id(v)] for v in layer.trainable_variables)]
     return {key: to_numpy(slope) for key, slope in zip(keys, results, strict=True)}
 
 
-def draws(rng, shape=SHAPE):
+def draws(rng, states=2):
     """Inputs, initial states, and the weights of outputs and states in a loss."""
-    batch, time, _ = shape
-    x, state = rng.normal(1, 2, shape), rng.normal(0, 1, (2, batch, UNITS))
-    dy = [rng.normal(0, 1, s) for s in ((batch, time, UNITS), (batch, UNITS), (batch, UNITS))]
+    batch, time, _ = SHAPE
+    x, state = rng.normal(1, 2, SHAPE), rng.normal(0, 1, (states, batch, UNITS))
+    dy = [rng.normal(0, 1, s) for s in ((batch, time, UNITS), *[(batch, UNITS)] * states)]
     return x, state, dy
 
 
@@ -133,10 +134,10 @@ CASES = {
 }
 
 
-def check(layer, x, mask=None, state=None, first_step=0):
+def check(layer, x, mask=None, state=None, expected=reference_lstm.expected):
     """Inference, then training, against the reference; moving statistics too."""
     for training in (False, True):
-        y, last, moving = reference_lstm.expected(layer, x, mask, training, state, first_step)
+        y, last, moving = expected(layer, x, mask, training, state)
         same(call(layer, x, training, mask, state), [y, *last])
         after = values(layer)
         same({name: after[name] for name in moving}, moving)
@@ -255,17 +256,22 @@ def test_gradients_are_those_of_the_reference(spec, padding, rng):
     per_gate = spec in ("ln", "bn")
     layer, mask = layer_of(spec, rng, per_gate=per_gate), MASKS[padding]
     x, state, dy = draws(rng)
+    check_gradients(layer, x, state, dy, mask, rng, reference_lstm.expected)
+
+
+def check_gradients(layer, x, state, dy, mask, rng, expected):
+    """All gradients against differences of the reference, each along one random direction."""
     actual, weights = slopes(layer, x, dy, True, mask, state), values(layer)
-    assert set(actual) == {"x", "h", "c"} | {
+    starts = dict(zip("hc", state, strict=False))
+    assert set(actual) == {"x", *starts} | {
         name for name in weights if "/moving_" not in name
     }  # every weight has a gradient
 
     def loss(name, moved):
-        at = {**weights, "x": x, "h": state[0], "c": state[1]}
+        at = {**weights, "x": x, **starts}
         at[name] = at[name] + moved
-        y, last, _ = reference_lstm.expected(
-            layer, at.pop("x"), mask, True, [at.pop("h"), at.pop("c")], weights=at
-        )
+        first = [at.pop(key) for key in starts]
+        y, last, _ = expected(layer, at.pop("x"), mask, True, first, weights=at)
         return sum(np.sum(one * two) for one, two in zip([y, *last], dy, strict=True))
 
     for name, slope in actual.items():

@@ -10,6 +10,7 @@ from keras_norms.conditional import (
 )
 from keras_norms.data_init import data_dependent_init
 from keras_norms.group import GroupNormalization
+from keras_norms.gru import NormalizedGRU, NormalizedGRUCell
 from keras_norms.instance import InstanceNormalization
 from keras_norms.lstm import NormalizedLSTM, NormalizedLSTMCell
 from keras_norms.mean_only import MeanOnlyBatchNormalization
@@ -36,6 +37,8 @@ __all__ = [
     "InstanceNormalization",
     "LossScaleOptimizer",
     "MeanOnlyBatchNormalization",
+    "NormalizedGRU",
+    "NormalizedGRUCell",
     "NormalizedLSTM",
     "NormalizedLSTMCell",
     "SwitchableNormalization",

@@ -72,7 +72,7 @@ def recalibrate(
 
     With `exact=True` the result of every norm is. The norms take one pass each, in the order of
     the data, so that the norms before already have their final statistics. The norms inside of
-    one `NormalizedLSTM` share a pass, since each of its steps depends on those before. They are
+    one recurrent layer share a pass, since each of its steps depends on those before. They are
     exact if the data is one batch.
 
     Args:
@@ -264,7 +264,7 @@ def _in_order_of_data(model: keras.Model, norms: list, data: Iterable) -> list:
 
         return recorded_call
 
-    # `NormalizedLSTM` uses the method `normalize` of its norms, and does not call them.
+    # Recurrent layers use the method `normalize` of their norms, and do not call them.
     entries = [(n, "normalize" if isinstance(n, MovingNormalization) else "call") for n in norms]
     with contextlib.ExitStack() as stack:
         for norm, entry in entries:

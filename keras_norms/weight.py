@@ -54,8 +54,8 @@ class WeightNormalization(KernelNormalization):
     What else the wrapped layer has can be read and called here too: `units`, `bias`, `states`,
     `reset_state()`. Its `kernel`, read here, is the `w` in use. `quantize` and `enable_lora`
     are refused, since they would replace the kernel: they need the plain layer that `remove()`
-    makes. `Model.quantize` is refused too, but only when it comes to this layer: Keras has
-    quantized the layers before it by then.
+    makes. `Model.quantize` leaves this layer in floating point, with a warning, as it does with
+    all layers that cannot be quantized.
 
     Args:
         layer: a Dense, Conv*, Conv*Transpose, DepthwiseConv*, SeparableConv*, EinsumDense,

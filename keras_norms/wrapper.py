@@ -178,13 +178,14 @@ class KernelNormalization(layers.Wrapper):
         """Makes the wrapped layer refuse what replaces its kernel, which is not the `w` in use.
 
         The refusal is that layer's own, since Keras quantizes and adapts the innermost layers.
+        `Model.quantize` takes this error as a layer that cannot be quantized: it warns and goes on.
         """
         layer, wrapper = self.layer, type(self).__name__
         quantizes = type(layer).quantize is not keras.Layer.quantize
         for name in ["quantize"] * quantizes + ["enable_lora"] * hasattr(layer, "enable_lora"):
 
             def refuse(*args: Any, name: str = name, **kwargs: Any) -> None:
-                raise ValueError(
+                raise NotImplementedError(
                     f"{name!r} would replace the kernel of {layer.name!r}, from which {wrapper} "
                     "computes the one in use. First put the plain layer that `remove()` returns "
                     "in the place of the wrapper."

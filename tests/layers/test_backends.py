@@ -14,7 +14,7 @@ NEUTRAL = [
     f"tests/layers/test_{name}.py"
     for name in (
         *("laws", "masks", "precision", "errors", "oracles", "serialization", "properties"),
-        *("keras_suites", "lstm", "steps", "conditional", "weight_standardization"),
+        *("keras_suites", "lstm", "gru", "steps", "conditional", "weight_standardization"),
     )
 ]
 FAST = {  # the tests are small; compiling them is what takes time
@@ -25,8 +25,8 @@ FAST = {  # the tests are small; compiling them is what takes time
 
 @pytest.mark.process
 def test_the_laws_on_jax():
-    files = (f"tests/layers/test_{name}.py" for name in ("laws", "masks", "lstm"))
-    chosen = "test_laws or (test_masks and truncated) or (test_lstm and formulas and zeros)"
+    files = (f"tests/layers/test_{name}.py" for name in ("laws", "masks", "lstm", "gru"))
+    chosen = "test_laws or (test_masks and truncated) or (formulas and zeros)"
     run_tests(*files, "-k", chosen, "-m", "not slow", **FAST)
 
 

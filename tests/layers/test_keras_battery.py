@@ -49,6 +49,8 @@ NORMS = {
 RECURRENT = {
     "LSTM": functools.partial(keras_norms.NormalizedLSTM, norm="none"),
     "LSTMCell": functools.partial(keras_norms.NormalizedLSTMCell, norm="none"),
+    "GRU": functools.partial(keras_norms.NormalizedGRU, norm="none"),
+    "GRUCell": functools.partial(keras_norms.NormalizedGRUCell, norm="none"),
 }
 KERNELS = wrapped("Dense", "Embedding", "EinsumDense", "Conv1D", "Conv2D")
 ALL = NORMS | RECURRENT | KERNELS
@@ -77,7 +79,10 @@ SUITES = {
         "saving.saving_lib_test",
         ALL,
         {
-            "test_h5_io_store_lora": (ValueError, "enables LoRA, which the wrapper refuses"),
+            "test_h5_io_store_lora": (
+                NotImplementedError,
+                "enables LoRA, which the wrapper refuses",
+            ),
             "test_load_model_concurrently": (
                 pickle.PicklingError,
                 "sends a function of its module to a process, which cannot import it from here",
@@ -125,6 +130,16 @@ SUITES = {
     "stacked_cells": Suite("layers.rnn.stacked_rnn_cells_test", RECURRENT),
     "lstm": Suite("layers.rnn.lstm_test", RECURRENT),
     "wrapped_lstm": Suite("layers.rnn.lstm_test", wrapped("LSTM"), {"test_basics": _COUNTS}),
+    "gru": Suite(
+        "layers.rnn.gru_test",
+        RECURRENT,
+        {
+            "test_legacy_implementation_argument": (
+                AttributeError,
+                "asks for a method of the class, for which a function stands",
+            ),
+        },
+    ),
     "wrapped_gru": Suite(
         "layers.rnn.gru_test",
         wrapped("GRU"),

@@ -3,144 +3,40 @@
 What does not need TensorFlow runs on every backend, as test_laws does.
 """
 
-import json
-
 import keras
 import numpy as np
 import pytest
-from keras import layers, ops
+from keras import layers
 
 import keras_norms
 from keras_norms import NormalizedLSTM, NormalizedLSTMCell
 from tests.support import reference_lstm
-from tests.support.norms import BACKEND, DTYPE, assert_close, needs_tensorflow
+from tests.support.norms import BACKEND, assert_close, needs_tensorflow
+from tests.support.recurrent import (
+    CASES,
+    KINDS,
+    MASKS,
+    OPTIONS,
+    SHAPE,
+    SPATIAL,
+    UNITS,
+    Kind,
+    X,
+    but,
+    call,
+    randomize,
+    same,
+    slopes,
+)
 from tests.support.reference_lstm import BATCH, PER_SAMPLE, SPECS, values, variables
-from tests.support.running import compiled, constants, grad, tensor, to_numpy
+from tests.support.running import tensor, to_numpy
 
-UNITS = 8
-SHAPE = (4, 6, 3)
-KINDS = ("ln", "gn", "rms", "bn", "sn", "wn", "wn_mobn")  # one norm of each kind
-SPATIAL = ("in", "bin", "sn(statistics=('instance',))")
-steps = np.arange(SHAPE[1])
-MASKS = {
-    "no mask": None,
-    "right": steps < np.array([[5], [4], [1], [3]]),  # no sequence has the last step
-    "left": steps >= np.array([[1], [2], [5], [3]]),
-    "holes": (steps + np.array([[0], [1], [2], [3]])) % 3 > 0,
-    "empty": steps < np.array([[6], [0], [2], [6]]),
-}
+LSTM = Kind(NormalizedLSTM, NormalizedLSTMCell, layers.LSTM, 2, reference_lstm.expected)
+layer_of = LSTM.make
 over = pytest.mark.parametrize("spec", SPECS)
 
 
-def but(values, *default, ids=None):
-    """Test parameters; those not in `default` are marked slow."""
-    return [
-        pytest.param(v, id=ids[i] if ids else None, marks=[] if v in default else pytest.mark.slow)
-        for i, v in enumerate(values)
-    ]
-
-
-def layer_of(spec, rng=None, shape=SHAPE, **options):
-    options = {"max_steps": 10, "return_sequences": True, "return_state": True, **options}
-    layer = NormalizedLSTM(UNITS, norm=spec, **{"dtype": DTYPE, "name": "lstm", **options})
-    layer.build(shape)
-    return layer if rng is None else randomize(layer, rng)
-
-
-def randomize(layer, rng):
-    """Gives every weight a different value, so that tests see when two are confused."""
-    draw = {
-        "kernel": lambda shape: rng.normal(0, 0.7, shape),
-        "recurrent_kernel": lambda shape: rng.normal(0, 0.7, shape),
-        "bias": lambda shape: rng.normal(0, 1, shape),
-        "gain": lambda shape: rng.uniform(0.5, 2, shape),
-        "recurrent_gain": lambda shape: rng.uniform(0.5, 2, shape),
-        "gamma": lambda shape: rng.normal(1, 0.3, shape),
-        "scale": lambda shape: rng.normal(1, 0.3, shape),
-        "beta": lambda shape: rng.normal(0, 1, shape),
-        "mean_logits": lambda shape: rng.normal(0, 1, shape),
-        "variance_logits": lambda shape: rng.normal(0, 1, shape),
-        "moving_mean": lambda shape: rng.normal(0, 1, shape),
-        "moving_variance": lambda shape: rng.uniform(0.5, 2, shape),
-        "moving_steps": lambda shape: min(4, layer.max_steps),
-    }
-    for variable in variables(layer).values():
-        variable.assign(draw[variable.name](tuple(variable.shape)))
-    return layer
-
-
-def call(layer, x, training=False, mask=None, state=None):
-    """`layer(x, ...)` as arrays; on JAX through `jax.jit`, as in `running.forward`."""
-    kwargs = {} if mask is None else {"mask": tensor(mask)}
-    if state is not None:
-        kwargs["initial_state"] = [tensor(part) for part in state]
-    if BACKEND != "jax" or getattr(layer, "stateful", False):
-        results = layer(tensor(x), training=training, **kwargs)
-    else:
-
-        def pure(trainable, non_trainable, x, kwargs):
-            return layer.stateless_call(trainable, non_trainable, x, training=training, **kwargs)
-
-        own = [v.value for v in layer.trainable_variables]
-        states = [v.value for v in layer.non_trainable_variables]
-        results, updates = compiled(pure)(own, states, tensor(x), kwargs)
-        for variable, update in zip(layer.non_trainable_variables, updates, strict=True):
-            variable.assign(update)
-    return keras.tree.map_structure(to_numpy, results)
-
-
-def slopes(layer, x, dy, training=True, mask=None, state=None):
-    """Gradients of `sum(dy * (outputs and states))`: `{"x": ..., "h": ..., name: ...}`."""
-    kwargs = {} if mask is None else {"mask": tensor(mask)}
-    states = constants(layer.non_trainable_variables)
-    names = {id(v): name for name, v in variables(layer).items()}
-
-    def loss(x, h, c, *weights):
-        y, _ = layer.stateless_call(
-            weights, states, x, initial_state=[h, c], training=training, **kwargs
-        )
-        return sum(ops.sum(one * tensor(two)) for one, two in zip(y, dy, strict=True))
-
-    inputs = [tensor(x), *(tensor(part) for part in state)]
-    results = compiled(grad(loss))(*inputs, *constants(layer.trainable_variables))
-    keys = ["x", "h", "c", *(names[id(v)] for v in layer.trainable_variables)]
-    return {key: to_numpy(slope) for key, slope in zip(keys, results, strict=True)}
-
-
-def draws(rng, shape=SHAPE):
-    """Inputs, initial states, and the weights of outputs and states in a loss."""
-    batch, time, _ = shape
-    x, state = rng.normal(1, 2, shape), rng.normal(0, 1, (2, batch, UNITS))
-    dy = [rng.normal(0, 1, s) for s in ((batch, time, UNITS), (batch, UNITS), (batch, UNITS))]
-    return x, state, dy
-
-
-def same(ours, theirs, tolerance=1e-9):
-    """Equal outputs and states, or values by name."""
-    for one, two in zip(*map(keras.tree.flatten, (ours, theirs)), strict=True):
-        assert_close(one, two, tolerance)
-
-
 # The formulas.
-
-
-CASES = {
-    "states": {},
-    "gates": {"per_gate": True, "use_bias": False},
-    "backwards": {"go_backwards": True},
-    "zeros": {"zero_output_for_mask": True},
-    "few steps": {"max_steps": 3},
-}
-
-
-def check(layer, x, mask=None, state=None, first_step=0):
-    """Inference, then training, against the reference; moving statistics too."""
-    for training in (False, True):
-        y, last, moving = reference_lstm.expected(layer, x, mask, training, state, first_step)
-        same(call(layer, x, training, mask, state), [y, *last])
-        after = values(layer)
-        same({name: after[name] for name in moving}, moving)
-        assert training or all((after[name] == moving[name]).all() for name in moving)
 
 
 @pytest.mark.parametrize(
@@ -160,10 +56,10 @@ def check(layer, x, mask=None, state=None, first_step=0):
 )
 def test_formulas(spec, case, padding, rng):
     layer = layer_of(spec, rng, **CASES[case])
-    x, state, _ = draws(rng)
+    x, state, _ = LSTM.draws(rng)
     # On JAX, Keras's loop (norm="none") takes the output of a masked first step from the state.
     mask = MASKS[padding]
-    check(layer, x, mask, None if spec == "none" and mask is not None else state)
+    LSTM.check(layer, x, mask, None if spec == "none" and mask is not None else state)
 
 
 @over
@@ -213,9 +109,9 @@ def test_weight_normalization_of_one_kernel(kernels, rng):
         "kernel" not in kernels,
         "recurrent_kernel" not in kernels,
     )
-    x, state, _ = draws(rng)
+    x, state, _ = LSTM.draws(rng)
     reference_lstm.STATISTICS[layer.norm.spec] = ()
-    check(layer, x, MASKS["holes"], state)
+    LSTM.check(layer, x, MASKS["holes"], state)
 
 
 # The loop over time.
@@ -236,87 +132,26 @@ def test_weight_normalization_of_one_kernel(kernels, rng):
     ],
 )
 def test_loop_and_unrolled(spec, padding, training, rng):
-    """Outputs, moving statistics and all gradients."""
-    loop, unrolled = layer_of(spec, rng), layer_of(spec, unroll=True)
-    for mine, other in zip(variables(unrolled).values(), variables(loop).values(), strict=True):
-        mine.assign(other)
-    x, state, dy = draws(rng)
-    arguments = training, MASKS[padding], state
-    same(slopes(loop, x, dy, *arguments), slopes(unrolled, x, dy, *arguments))
-    same(call(loop, x, *arguments), call(unrolled, x, *arguments))
-    same(values(loop), values(unrolled))
+    LSTM.check_loop(spec, training, MASKS[padding], rng)
 
 
 @needs_tensorflow  # needs float64: statistics of two samples have large derivatives
 @pytest.mark.parametrize("padding", ["no mask", "holes"])
 @pytest.mark.parametrize("spec", KINDS)
 def test_gradients_are_those_of_the_reference(spec, padding, rng):
-    """Along one random direction for each weight, input and state."""
-    per_gate = spec in ("ln", "bn")
-    layer, mask = layer_of(spec, rng, per_gate=per_gate), MASKS[padding]
-    x, state, dy = draws(rng)
-    actual, weights = slopes(layer, x, dy, True, mask, state), values(layer)
-    assert set(actual) == {"x", "h", "c"} | {
-        name for name in weights if "/moving_" not in name
-    }  # every weight has a gradient
-
-    def loss(name, moved):
-        at = {**weights, "x": x, "h": state[0], "c": state[1]}
-        at[name] = at[name] + moved
-        y, last, _ = reference_lstm.expected(
-            layer, at.pop("x"), mask, True, [at.pop("h"), at.pop("c")], weights=at
-        )
-        return sum(np.sum(one * two) for one, two in zip([y, *last], dy, strict=True))
-
-    for name, slope in actual.items():
-        direction = rng.normal(0, 1, slope.shape)
-        one, two, minus_one, minus_two = (
-            loss(name, count * 1e-5 * direction) for count in (1, 2, -1, -2)
-        )
-        numeric = (8 * (one - minus_one) - (two - minus_two)) / 12e-5
-        assert_close(np.sum(slope * direction), numeric, 1e-6)
-        assert np.abs(slope).max() > 1e-4
-        if mask is not None and name == "x":
-            assert not slope[~mask].any()
+    layer = layer_of(spec, rng, per_gate=spec in ("ln", "bn"))
+    LSTM.check_gradients(layer, MASKS[padding], rng)
 
 
 # Keras's own layer.
-
-OPTIONS = {
-    "plain": {},
-    "last": {"return_sequences": False},
-    "backwards": {"go_backwards": True},
-    "unroll": {"unroll": True},
-    "activations": {"activation": "relu", "recurrent_activation": "hard_sigmoid"},
-    "no bias": {"use_bias": False},
-    "zeros": {"zero_output_for_mask": True},
-    "dropout": {"dropout": 0.4, "seed": 1},
-    "recurrent dropout": {"dropout": 0.4, "recurrent_dropout": 0.3, "seed": 1},
-}
-
-
-def beside_keras(spec, options, rng):
-    """Our layer and Keras's, with the same weights and seeds."""
-    options = {"return_state": True, "return_sequences": True, **options}
-    ours = layer_of(spec, **options)
-    theirs = layers.LSTM(UNITS, dtype=DTYPE, **options)
-    theirs.build(SHAPE)
-    for weight in ours.cell.trainable_variables:
-        weight.assign(rng.normal(0, 0.7, weight.shape))
-    for name in ("", "recurrent_"):
-        gain, kernel = getattr(ours, f"{name}gain"), getattr(ours.cell, f"{name}kernel")
-        if gain is not None:
-            gain.assign(ops.sqrt(ops.sum(ops.square(kernel), 0)))
-    theirs.cell.set_weights(ours.cell.get_weights())
-    return ours, theirs
 
 
 @pytest.mark.parametrize("option", OPTIONS)
 @pytest.mark.parametrize("spec", ["none", "wn"])
 def test_equals_keras(spec, option, rng):
     """norm="none" runs in Keras's loop; weight normalization, as it starts, in ours."""
-    ours, theirs = beside_keras(spec, OPTIONS[option], rng)
-    x, _, _ = draws(rng)
+    ours, theirs = LSTM.beside_keras(spec, OPTIONS[option], rng)
+    x, _, _ = LSTM.draws(rng)
     for padding in ("right",) if spec == "none" else ("no mask", "right", "left", "empty"):
         if option == "zeros" and BACKEND == "jax":
             continue  # Keras does not return the states there
@@ -327,9 +162,9 @@ def test_equals_keras(spec, option, rng):
 
 @pytest.mark.parametrize("spec", ["none", "wn"])
 def test_stateful_equals_keras(spec, rng):
-    ours, theirs = beside_keras(spec, {"stateful": True}, rng)
+    ours, theirs = LSTM.beside_keras(spec, {"stateful": True}, rng)
     for _ in range(2):
-        x, _, _ = draws(rng)
+        x, _, _ = LSTM.draws(rng)
         first = call(ours, x)
         same(first, call(theirs, x), 1e-6)
     ours.reset_state()
@@ -341,8 +176,8 @@ def test_stateful_equals_keras(spec, rng):
 
 @pytest.mark.parametrize("spec", ["none", "wn"])
 def test_gradients_equal_keras(spec, rng):
-    ours, theirs = beside_keras(spec, {}, rng)
-    x, state, dy = draws(rng)
+    ours, theirs = LSTM.beside_keras(spec, {}, rng)
+    x, state, dy = LSTM.draws(rng)
     theirs.gain = theirs.recurrent_gain = None
     theirs.input_norms = theirs.recurrent_norms = theirs.cell_norms = ()
     actual = slopes(ours, x, dy, True, MASKS["right"], state)
@@ -356,10 +191,8 @@ def test_gradients_equal_keras(spec, rng):
 def test_dropout(spec, rates, rng):
     """Drops the same units at every step of a call, others in the next; none at inference."""
     layer = layer_of(spec, rng, dropout=rates[0], recurrent_dropout=rates[1], seed=3)
-    without = layer_of(spec)
-    for mine, other in zip(variables(without).values(), variables(layer).values(), strict=True):
-        mine.assign(other)
-    x, _, dy = draws(rng)
+    without = LSTM.copy(layer, spec)
+    x, _, dy = LSTM.draws(rng)
     same(call(layer, x), call(without, x), 0)
     one, two = call(layer, x, True)[0], call(layer, x, True)[0]
     assert np.abs(one - two).max() > 1e-3
@@ -377,21 +210,13 @@ def test_dropout(spec, rates, rng):
 @over
 @pytest.mark.parametrize("training", [False, True])
 def test_padded_equals_truncated(spec, training, rng):
-    """The longest sequence has four steps; padding after them changes nothing."""
-    x, state, _ = draws(rng)
-    mask = steps < np.array([[4], [2], [1], [3]])
-    results = []
-    for length in (6, 4):
-        layer = layer_of(spec, np.random.default_rng(1))
-        y, h, c = call(layer, x[:, :length], training, mask[:, :length], state)
-        results.append([np.where(mask[:, :4, None], y[:, :4], 0), h, c, values(layer)])
-    same(*results)
+    LSTM.check_truncated(spec, training, rng)
 
 
 @over
 def test_each_sequence_is_as_if_alone_and_truncated_at_inference(spec, rng):
     layer = layer_of(spec, rng)
-    x, state, _ = draws(rng)
+    x, state, _ = LSTM.draws(rng)
     y, h, c = call(layer, x, False, MASKS["right"], state)
     for sample, length in enumerate(MASKS["right"].sum(1)):
         one = slice(sample, sample + 1)
@@ -402,7 +227,7 @@ def test_each_sequence_is_as_if_alone_and_truncated_at_inference(spec, rng):
 @pytest.mark.parametrize("spec", PER_SAMPLE)
 def test_left_padding_and_backwards_equal_truncated_for_norms_of_single_samples(spec, rng):
     """Batch statistics count steps from the start of the array, padding included."""
-    x, _, _ = draws(rng)
+    x, _, _ = LSTM.draws(rng)
     for backwards, padding in ((False, "left"), (True, "right")):
         layer = layer_of(spec, rng, go_backwards=backwards, return_sequences=False)
         y, h, c = call(layer, x, True, MASKS[padding])
@@ -414,16 +239,7 @@ def test_left_padding_and_backwards_equal_truncated_for_norms_of_single_samples(
 @over
 @pytest.mark.parametrize("training", but([False, True], True))
 def test_what_padding_holds_reaches_nothing(spec, training, rng):
-    """NaN in padding reaches neither outputs nor statistics nor gradients."""
-    x, state, dy = draws(rng)
-    mask = MASKS["holes"]
-    results = []
-    for padding in (x, np.where(mask[..., None], x, np.nan)):
-        layer = layer_of(spec, np.random.default_rng(1))
-        results.append([*call(layer, padding, training, mask, state), values(layer)])
-        if spec != "none":  # Keras's loop does not promise this
-            results[-1].append(slopes(layer, padding, dy, training, mask, state))
-    same(*results)
+    LSTM.check_padding(spec, training, rng)
 
 
 @pytest.mark.parametrize("spec", ["ln", "bn", "sn", "wn_mobn"])
@@ -452,7 +268,7 @@ def test_inference_uses_moving_statistics_of_each_step(rng):
     layer = layer_of("bn", rng)
     for norm in (*layer.input_norms, *layer.recurrent_norms, *layer.cell_norms):
         norm.momentum = 0.0
-    x, state, _ = draws(rng)
+    x, state, _ = LSTM.draws(rng)
     trained = call(layer, x, True, None, state)
     same(call(layer, x, False, None, state), trained, 1e-6)
 
@@ -467,7 +283,7 @@ def test_an_untrainable_layer_is_frozen(spec, how, rng):
         for norm in (*layer.input_norms, *layer.recurrent_norms, *layer.cell_norms):
             norm.trainable = False
     assert how == "norms" or not layer.trainable_variables
-    x, state, _ = draws(rng)
+    x, state, _ = LSTM.draws(rng)
     before, inference = values(layer), call(layer, x, False, None, state)
     same(call(layer, x, True, None, state), inference, 0)
     same(values(layer), before, 0)
@@ -483,7 +299,7 @@ def test_some_norms_frozen(rng):
     layer = layer_of("bn", rng)
     layer.recurrent_norms[0].trainable = False
     before = values(layer)
-    x, state, _ = draws(rng)
+    x, state, _ = LSTM.draws(rng)
     call(layer, x, True, None, state)
     changed = {n for n, value in values(layer).items() if (value != before[n]).any()}
     kinds = ("moving_mean", "moving_variance", "moving_steps")
@@ -495,19 +311,7 @@ def test_some_norms_frozen(rng):
 
 @pytest.mark.parametrize("spec", ["ln", *BATCH])
 def test_a_stateful_layer_counts_on(spec, rng):
-    """Calls keep states and step numbers, in training and inference, until a reset."""
-    layer = layer_of(spec, rng, stateful=True)
-    state, first = np.zeros((2, 4, UNITS)), 0
-    for training in (True, False, True, False):
-        x, _, _ = draws(rng)
-        y, last, moving = reference_lstm.expected(layer, x, None, training, state, first)
-        same(call(layer, x, training), [y, *last])
-        after = values(layer)
-        same({name: after[name] for name in moving}, moving)
-        state, first = last, first + 6
-        if first == 12:
-            layer.reset_state()
-            state, first = np.zeros((2, 4, UNITS)), 0
+    LSTM.check_stateful(spec, rng)
 
 
 @pytest.mark.parametrize("spec", ["ln", "bn"])
@@ -554,8 +358,6 @@ def net_of(spec, rng=None, **options):
     return model
 
 
-X = np.random.default_rng(0).normal(1, 2, (12, 6, 3)).astype("float32")
-X[::3, 4:] = 0  # padding
 SPLITS = ([12], [4, 4, 4], [1, 3, 8])
 
 
@@ -639,27 +441,7 @@ every = pytest.mark.parametrize("spec", [s for _, s in EVERY], ids=[name for nam
 @every
 @pytest.mark.parametrize("cls", [NormalizedLSTM, NormalizedLSTMCell])
 def test_configurations(spec, cls):
-    """A config is JSON, the same before and after build, and makes an equal layer."""
-    options = {"per_gate": True, "use_bias": False, "dtype": "mixed_float16", "name": "mine"}
-    if cls is NormalizedLSTM:
-        options |= {"max_steps": 7, "gamma_initializer": "ones", "go_backwards": True}
-    elif keras_norms.get(spec).has_batch_statistics:
-        pytest.skip("no norm of a cell")
-    layer = cls(UNITS, norm=spec, **options)
-    serialized = json.dumps(layer.get_config())
-    layer.build((2, 6, 3) if cls is NormalizedLSTM else (2, 3))
-    assert json.dumps(layer.get_config()) == serialized
-    other = cls.from_config(json.loads(serialized))
-    assert json.dumps(other.get_config()) == serialized
-    assert other.per_gate and other.norm.use_bias == layer.norm.use_bias
-    assert getattr(other, "max_steps", 7) == 7
-    other.build((2, 6, 3) if cls is NormalizedLSTM else (2, 3))
-    assert [(v.path, v.shape, v.dtype) for v in other.weights] == [
-        (v.path, v.shape, v.dtype) for v in layer.weights
-    ]
-    for one, two in zip(layer.cell_norms, other.cell_norms, strict=True):
-        assert type(one) is type(two) and one.get_config() == two.get_config()
-        assert one.compute_dtype == "float16"
+    LSTM.check_configuration(cls, spec)
 
 
 @pytest.mark.parametrize(
@@ -673,32 +455,7 @@ def test_configurations(spec, cls):
     ),
 )
 def test_keras_and_weights_files_are_exact(spec, rng, tmp_path):
-    def net():
-        inputs = keras.Input((None, 3))
-        options = {"norm": spec, "per_gate": spec == "bn", "max_steps": 4}
-        both = layers.Bidirectional(NormalizedLSTM(UNITS, **options, name="lstm"), name="both")
-        one = NormalizedLSTM(UNITS, return_sequences=True, **options, name="one")
-        return keras.Model(inputs, both(one(inputs)))
-
-    model, x = net(), rng.normal(1, 2, SHAPE).astype("float32")
-    names = [w.path for w in model.weights]
-    assert len(set(names)) == len(names)
-    for layer in lstms(model):
-        randomize(layer, rng)
-    expected = call(model, x)
-    model.save(tmp_path / "model.keras")
-    model.save_weights(tmp_path / "model.weights.h5")
-    fresh = net()
-    fresh.load_weights(tmp_path / "model.weights.h5")
-    for other in (keras.models.load_model(tmp_path / "model.keras"), fresh):
-        np.testing.assert_array_equal(call(other, x), expected)
-        for one, two in zip(lstms(model), lstms(other), strict=True):
-            same(values(one), values(two), 0)
-
-
-def lstms(model):
-    found = keras_norms.tree.named_layers(model).values()
-    return [layer for layer in found if isinstance(layer, NormalizedLSTM)]
+    LSTM.check_files(spec, rng, tmp_path)
 
 
 @needs_tensorflow
@@ -709,7 +466,7 @@ def test_exported_models_are_exact(rng, tmp_path):
     inputs = keras.Input((None,), dtype="int32")
     x = layers.Embedding(5, 3, mask_zero=True)(inputs)
     model = keras.Model(inputs, {s: NormalizedLSTM(UNITS, norm=s)(x) for s in ("ln", "bn")})
-    for layer in lstms(model):
+    for layer in LSTM.within(model):
         randomize(layer, rng)
     model.export(tmp_path / "exported", verbose=False)
     served = tf.saved_model.load(tmp_path / "exported")
@@ -780,7 +537,7 @@ def test_fit_with_mixed_precision(policy, spec):
     keras.config.set_dtype_policy(policy)
     # Keras's loss scale starts high, and halves in each of the first steps.
     model = fit([spec], epochs=10, jit_compile=False)
-    assert lstms(model)[0].compute_dtype == policy.removeprefix("mixed_")
+    assert LSTM.within(model)[0].compute_dtype == policy.removeprefix("mixed_")
     assert np.isfinite(model.predict(X * 1e3, verbose=0)).all()
 
 
@@ -791,7 +548,7 @@ def test_mixed_precision_is_close_to_float32(spec, rng):
     for mine, other in zip(variables(half).values(), variables(full).values(), strict=True):
         mine.assign(other)
         assert mine.dtype == "float32"
-    x, state, _ = draws(rng)
+    x, state, _ = LSTM.draws(rng)
     x, state = x.astype("float32"), state.astype("float32")
     for training in (False, True):
         arguments = training, MASKS["right"], state
@@ -806,17 +563,7 @@ def test_mixed_precision_is_close_to_float32(spec, rng):
 @pytest.mark.parametrize("spec", PER_SAMPLE)
 @pytest.mark.parametrize("options", but([{}, {"per_gate": True}, {"dropout": 0.4}], {}), ids=str)
 def test_a_cell_in_an_rnn_equals_the_layer(spec, options, rng):
-    layer = layer_of(spec, rng, seed=2, **options)
-    cell = NormalizedLSTMCell(UNITS, norm=spec, dtype=DTYPE, seed=2, name="lstm", **options)
-    wrapped = layers.RNN(cell, return_sequences=True, return_state=True, dtype=DTYPE)
-    wrapped.build(SHAPE)
-    for name, variable in variables(cell).items():
-        variable.assign(variables(layer)[name])
-    x, state, _ = draws(rng)
-    for training in (False, True):
-        same(call(wrapped, x, training, None, state), call(layer, x, training, None, state))
-        arguments = training, MASKS["right"]
-        same(call(wrapped, x, *arguments), call(layer, x, *arguments))
+    LSTM.check_cell(spec, options, rng)
 
 
 @pytest.mark.parametrize("spec", but(["ln", "rms", "wn"], "ln"))

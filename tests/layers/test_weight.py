@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
-from keras_norms import WeightNormalization, WeightStandardization, data_dependent_init
+from keras_norms import (
+    BatchNormalization,
+    WeightNormalization,
+    WeightStandardization,
+    data_dependent_init,
+)
 from tests.support.child import ROOT, run_code
 
 MEAN_ONLY = {"mean_only_batch_norm": True}
@@ -844,10 +849,12 @@ def test_new_kernels_are_refused_before_anything_changes(name):
     refused = [lambda: wrapper.enable_lora(2), lambda: wrapper.layer.enable_lora(2)]
     if name != "conv2d":  # Keras quantizes no convolution
         for mode in ("int8", "int4", "float8"):
-            for layer in (wrapper, wrapper.layer, model):
+            for layer in (wrapper, wrapper.layer):
                 refused.append(lambda layer=layer, mode=mode: layer.quantize(mode))
+            with pytest.warns(UserWarning, match=r"remove\(\)"):
+                model.quantize(mode)
     for attempt in refused:
-        with pytest.raises(ValueError, match=r"remove\(\)"):
+        with pytest.raises(NotImplementedError, match=r"remove\(\)"):
             attempt()
     assert not changed(wrapper, before) and len(wrapper.variables) == len(before)
     np.testing.assert_array_equal(array(wrapper(x)), y)
@@ -867,22 +874,32 @@ def test_weight_standardization_offers_and_refuses_the_same():
     y = array(model(x))
     np.testing.assert_allclose(array(wrapper.kernel), array(wrapper.remove().kernel))
     assert wrapper.units == 3 and wrapper.bias is wrapper.layer.bias
-    for attempt in (lambda: model.quantize("int8"), lambda: wrapper.enable_lora(2)):
-        with pytest.raises(ValueError, match=r"WeightStandardization .*`remove\(\)`"):
-            attempt()
+    refusal = r"WeightStandardization .*`remove\(\)`"
+    with pytest.raises(NotImplementedError, match=refusal):
+        wrapper.enable_lora(2)
+    with pytest.warns(UserWarning, match=refusal):
+        model.quantize("int8")
     np.testing.assert_array_equal(array(model(x)), y)
     with pytest.raises(ValueError, match=r"WeightStandardization\(Bidirectional\("):
         layers.Bidirectional(WeightStandardization(layers.GRU(2)))
 
 
 @KERAS_SKIPS
-def test_a_model_whose_plain_layers_can_be_quantized_is():
-    conv, dense = WeightNormalization(layers.Conv1D(4, 3)), layers.Dense(2)
-    model, x = keras.Sequential([conv, dense]), normal(2, 5, 3)
+def test_the_plain_layers_of_a_model_are_quantized(tmp_path):
+    """Those before and those after a wrapped one; norms and wrapped layers stay as they are."""
+    first, last, wrapped = layers.Dense(4), layers.Dense(2), WeightNormalization(layers.Dense(3))
+    rest = [WeightNormalization(layers.Conv1D(4, 3)), BatchNormalization()]
+    model, x = keras.Sequential([first, wrapped, *rest, last]), normal(2, 5, 3)
     y = array(model(x))
-    model.quantize("int8")
-    assert dense.quantization_mode == "int8"
-    np.testing.assert_allclose(array(model(x)), y, atol=0.05 * np.abs(y).max())
+    with pytest.warns(UserWarning, match=r"kernel of 'dense_2'.*remove\(\)"):
+        model.quantize("int8")
+    assert first.quantization_mode == last.quantization_mode == "int8"
+    assert wrapped.layer.quantization_mode is None and wrapped.kernel.dtype == "float32"
+    quantized = array(model(x))
+    np.testing.assert_allclose(quantized, y, atol=0.05 * np.abs(y).max())
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(array(loaded(x)), quantized)
 
 
 @pytest.mark.parametrize(

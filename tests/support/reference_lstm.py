@@ -1,4 +1,9 @@
-"""`NormalizedLSTM` in float64 numpy, one time step after the other, written from the formulas."""
+"""`NormalizedLSTM` in float64 numpy, one time step after the other, written from the formulas.
+
+What a GRU shares with it, `tests.support.reference_gru` takes from here.
+"""
+
+import functools
 
 import numpy as np
 from keras import ops
@@ -6,7 +11,6 @@ from keras import ops
 from tests.support import reference
 
 EPSILON, MOMENTUM = 1e-5, 0.9  # of every name that `keras_norms.get` knows
-GATES = "ifco"
 # Which statistics of one step each norm uses; "square" is the mean square alone.
 STATISTICS = {
     "none": (),
@@ -56,6 +60,26 @@ def expected(layer, x, mask=None, training=False, state=None, first_step=0, weig
         `(outputs, [h, c], moving)`: the outputs of all steps, the last state, and the moving
         statistics after the call as `values` names them.
     """
+
+    def advance(x, u, states, bias, normalize):
+        i, f, g, o = np.split(x + u + bias, 4, axis=-1)
+        c = sigmoid(f) * states[1] + sigmoid(i) * np.tanh(g)
+        return [sigmoid(o) * np.tanh(normalize("cell", c)), c]
+
+    gates = {f"_{gate}": 1 for gate in "ifco"} if layer.per_gate else {"": 4}
+    return run(layer, gates, advance, 2, x, mask, training, state, first_step, weights)
+
+
+def run(layer, gates, advance, count, x, mask, training, state, first_step, weights):
+    """What `expected` returns, for any recurrent layer.
+
+    Args:
+        layer: as the arguments that are not listed here, of `expected`.
+        gates: `{end of the name of a contribution's norm: number of gates that it normalizes}`.
+        advance: function of both contributions, the states, the bias, and a function that
+            normalizes a further contribution; it returns the states after one step.
+        count: the number of states.
+    """
     w = values(layer) if weights is None else weights
     kinds, units = STATISTICS[layer.norm.spec], layer.units
     x = np.asarray(x, "float64")
@@ -63,15 +87,15 @@ def expected(layer, x, mask=None, training=False, state=None, first_step=0, weig
     valid = np.ones((batch, steps), bool) if mask is None else np.asarray(mask, bool)
     if layer.go_backwards:
         x, valid = x[:, ::-1], valid[:, ::-1]
-    h, c = np.zeros((2, batch, units)) if state is None else np.array(state, "float64")
+    states = np.zeros((count, batch, units)) if state is None else np.array(state, "float64")
     output, outputs = np.zeros((batch, units)), []
     seen = {}  # {norm: one row of (mean, variance, count) for each step}
 
     def normalize(contribution, z, step):
-        parts = GATES if layer.per_gate and contribution != "cell" else [None]
-        names = [f"{contribution}_norm" + (f"_{part}" if part else "") for part in parts]
-        pieces = np.split(z, len(parts), axis=-1)
-        return np.concatenate([one(*pair, step) for pair in zip(names, pieces, strict=True)], -1)
+        ends = {"": 1} if contribution == "cell" else gates
+        borders = units * np.cumsum(list(ends.values()))[:-1]
+        parts = zip(ends, np.split(z, borders, axis=-1), strict=True)
+        return np.concatenate([one(f"{contribution}_norm{end}", z, step) for end, z in parts], -1)
 
     def one(name, z, step):
         own = {key.removeprefix(f"{name}/"): w[key] for key in w if key.startswith(f"{name}/")}
@@ -91,19 +115,20 @@ def expected(layer, x, mask=None, training=False, state=None, first_step=0, weig
         squares = (recurrent_kernel**2).sum(0)
         recurrent_kernel = w["recurrent_gain"] * recurrent_kernel / np.sqrt(squares)
     for step in range(steps):
-        gates = normalize("input", x[:, step] @ kernel, step)
-        gates = gates + normalize("recurrent", h @ recurrent_kernel, step) + w.get("bias", 0)
-        i, f, g, o = np.split(gates, 4, axis=-1)
-        new_c = _sigmoid(f) * c + _sigmoid(i) * np.tanh(g)
-        new_h = _sigmoid(o) * np.tanh(normalize("cell", new_c, step))
+        contributions = (
+            normalize("input", x[:, step] @ kernel, step),
+            normalize("recurrent", states[0] @ recurrent_kernel, step),
+        )
+        further = functools.partial(normalize, step=step)
+        new = advance(*contributions, states, w.get("bias", 0), further)
         here = valid[:, step, None]
-        output = np.where(here, new_h, 0 if layer.zero_output_for_mask else output)
-        h, c = np.where(here, new_h, h), np.where(here, new_c, c)
+        output = np.where(here, new[0], 0 if layer.zero_output_for_mask else output)
+        states = [np.where(here, *pair) for pair in zip(new, states, strict=True)]
         outputs.append(output)
     moving = {key: value for key, value in w.items() if "/moving_" in key}
     for name, rows in seen.items():
         moving |= moved(moving, name, rows, first_step)
-    return np.stack(outputs, 1), [h, c], moving
+    return np.stack(outputs, 1), states, moving
 
 
 def moved(moving, name, rows, first_step=0, momentum=MOMENTUM):
@@ -149,5 +174,5 @@ def _standardize(z, valid, own, kinds, training, step):
     return (z - mean) / np.sqrt(variance + EPSILON)
 
 
-def _sigmoid(x):
+def sigmoid(x):
     return (1 + np.tanh(x / 2)) / 2

@@ -17,6 +17,13 @@ def run_script(*arguments):
     return run(SCRIPT, *arguments)
 
 
+def complaints(errors):
+    """The lines of stderr after the one that every command begins with."""
+    first, *others = errors.splitlines()
+    assert first == "Loading TensorFlow ..."
+    return others
+
+
 def script(*arguments):
     """Runs the script's `main` in this process: `(exit code, stdout, stderr)`."""
     code = 0

@@ -5,6 +5,7 @@ It imports nothing of Keras, so that a command can silence libraries before they
 
 import contextlib
 import dataclasses
+import multiprocessing
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +22,13 @@ ERRORS = (ValueError, OSError, ImportError, FloatingPointError, RuntimeError)
 
 @contextlib.contextmanager
 def silent_libraries() -> Iterator[None]:
-    """Silences stderr during imports, including what C++ libraries write to it."""
+    """Silences stderr during imports, including what C++ libraries write to it.
+
+    One line before says what takes seconds. The processes of a study, which import its command
+    again, do not repeat it.
+    """
+    if multiprocessing.parent_process() is None:
+        print("Loading TensorFlow ...", file=sys.stderr, flush=True)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     terminal, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)

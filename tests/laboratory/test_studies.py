@@ -622,10 +622,10 @@ class Anything(dict):
 def full_rows(name, scale):
     """Rows as the runs of a study would leave them, of one seed, all measures alike."""
     shares = {"instance": 0.25, "layer": 0.25, "batch": 0.5}
-    layers = ("stem_norm", "stage1_block1_norm1", "stage2_block1_norm1", "stage3_block1_norm1")
+    layers = ("stem_norm", *(f"stage{stage}_block1_norm1" for stage in (1, 2, 3, 4)))
     importance = {layer: {"mean": shares, "variance": shares} for layer in layers}
     curves = collections.defaultdict(lambda: [1 / 2**i for i in range(20)])
-    dynamics = {str(i): {"both": shares, "gate": shares} for i in (0, 5)}
+    dynamics = {str(i): importance for i in (0, 5)}
     found = Rows()
     measures = {"curves": curves, "importance": importance, "dynamics": dynamics}
     measures["diverged_at"] = None

@@ -18,8 +18,8 @@ from zoo.laboratory.study import SCALES
 
 TITLE, RUN = "Which normalization layer?", "python scripts/study.py"
 SYMBOLS = {HOLDS: "✔", FAILS: "✘", UNDECIDED: "?", NOT_TESTED: "–"}
-# The studies that the report opens with, the best one first.
-OPENING = ("preferences",)
+# The studies that the report opens with.
+OPENING = ("blocks", "preferences")
 
 
 def mark(verdict: str) -> str:

@@ -6,7 +6,7 @@ what needs TensorFlow; the same with `jax` runs all that the default run leaves 
 
 import pytest
 
-from tests.support.child import run_tests
+from tests.support.child import JAX, run_tests
 from tests.support.norms import needs_tensorflow
 
 pytestmark = needs_tensorflow  # the other backends are started from here
@@ -17,20 +17,16 @@ NEUTRAL = [
         *("keras_suites", "lstm", "gru", "steps", "conditional", "weight_standardization"),
     )
 ]
-FAST = {  # the tests are small; compiling them is what takes time
-    "KERAS_BACKEND": "jax",
-    "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
-}
 
 
 @pytest.mark.process
 def test_the_laws_on_jax():
     files = (f"tests/layers/test_{name}.py" for name in ("laws", "masks", "lstm", "gru"))
     chosen = "test_laws or (test_masks and truncated) or (formulas and zeros)"
-    run_tests(*files, "-k", chosen, "-m", "not slow", **FAST)
+    run_tests(*files, "-k", chosen, "-m", "not slow", **JAX)
 
 
 @pytest.mark.process
 @pytest.mark.slow
 def test_all_neutral_tests_on_jax():
-    run_tests(*NEUTRAL, "-m", "not slow", **FAST)
+    run_tests(*NEUTRAL, "-m", "not slow", **JAX)

@@ -7,6 +7,10 @@ import sys
 import textwrap
 
 ROOT = pathlib.Path(__file__).parents[2]
+JAX = {  # the tests are small; compiling them is what takes time
+    "KERAS_BACKEND": "jax",
+    "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
+}
 
 
 def environment(**changes):
@@ -16,9 +20,9 @@ def environment(**changes):
     return inherited | {"PYTHONPATH": path, "COLUMNS": "200", "TF_CPP_MIN_LOG_LEVEL": "3"} | changes
 
 
-def start(*arguments, env=(), **options):
+def start(*arguments, python=sys.executable, env=(), **options):
     """A Python process that has begun; `options` are those of `subprocess.Popen`."""
-    command = [sys.executable, *map(str, arguments)]
+    command = [python, *map(str, arguments)]
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True} | options
     return subprocess.Popen(command, env=environment(**dict(env)), cwd=ROOT, **options)
 
@@ -40,8 +44,8 @@ def run_code(code, *arguments, **env):
     return result.stdout
 
 
-def run_tests(*arguments, **env):
+def run_tests(*arguments, python=sys.executable, **env):
     """Runs tests in a process where TensorFlow or another backend starts afresh."""
     options = ("-q", "-p", "no:cacheprovider", "-p", "no:xdist")
-    result = run("-m", "pytest", *options, *arguments, env=env, timeout=3600)
+    result = run("-m", "pytest", *options, *arguments, python=python, env=env, timeout=3600)
     assert result.returncode == 0, result.stdout[-20000:]  # 5 where no test ran

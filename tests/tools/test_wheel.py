@@ -2,26 +2,17 @@
 
 import os
 import shutil
-import subprocess
 import sys
 import sysconfig
-import venv
 import zipfile
 
 import pytest
 
 from tests.support.child import ROOT
+from tests.support.environments import call, make_environment
 from tests.support.train_script import record
 
 pytestmark = [pytest.mark.slow, pytest.mark.process]
-
-
-def call(*command, **options):
-    """What a command printed, which has to succeed; it does not find the checkout."""
-    env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    result = subprocess.run(command, env=env, capture_output=True, text=True, **options)
-    assert result.returncode == 0, result.stderr[-4000:]
-    return result.stdout
 
 
 @pytest.fixture(scope="module")
@@ -40,10 +31,7 @@ def wheel(tmp_path_factory):
 @pytest.fixture(scope="module")
 def python(wheel, tmp_path_factory):
     """The Python of a new environment: the wheel, and the packages of this one beside it."""
-    folder = tmp_path_factory.mktemp("environment")
-    venv.create(folder)
-    python = folder / "bin" / "python"
-    call(sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", wheel)
+    python = make_environment(tmp_path_factory.mktemp("environment"), "--no-deps", wheel)
     # As a folder of packages alone: an editable installation of the checkout stays unknown.
     packages = call(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip()
     with open(os.path.join(packages, "others.pth"), "w") as others:

@@ -125,8 +125,8 @@ def test_mlp():
     assert [layer.name for layer in model.layers if "norm" in layer.name] == [
         *("hidden1_norm", "hidden2_norm")
     ]
-    # Dense without bias, gamma and beta; width 0.1 makes the units 5 and 2.
-    assert parameters(model) == (10 * 5 + 2 * 5) + (5 * 2 + 2 * 2) + (2 * 3 + 3)
+    # Dense with bias, gamma and beta; width 0.1 makes the units 5 and 2.
+    assert parameters(model) == (10 * 5 + 3 * 5) + (5 * 2 + 3 * 2) + (2 * 3 + 3)
     # A sample is flattened: only the order of its values counts.
     flat, images = mlp(3, "bn", (64,)), mlp(3, "bn", (8, 8, 1))
     images.set_weights(flat.get_weights())
@@ -136,6 +136,27 @@ def test_mlp():
     hidden = keras.ops.convert_to_numpy(hidden(IMAGES.reshape(4, 64)))
     np.testing.assert_allclose(hidden.mean(0), 0, atol=1e-5)
     np.testing.assert_allclose(hidden.std(0), 1, atol=1e-3)
+
+
+@pytest.mark.parametrize("spec", SUPPORT)
+def test_an_mlp_has_every_bias_that_has_an_effect(spec):
+    if not SUPPORT[spec]["mlp"]:
+        return
+    model = mlp(3, spec)
+    dense = model.layers[1]
+    assert getattr(dense, "layer", dense).use_bias == (spec not in ("bn", "mobn"))
+
+
+@pytest.mark.parametrize("spec", ["ln", "rms", "gn", "sn"])
+def test_an_mlp_sees_the_scale_of_a_sample(spec):
+    """By the bias before the norm: of W x alone, layer norm would hide it."""
+    model = mlp(3, spec)
+    dense = model.get_layer("hidden1_dense")
+    rng = np.random.default_rng(0)
+    dense.bias.assign(rng.normal(size=50))
+    x = rng.uniform(size=(4, 10)).astype("float32")
+    logits, doubled = (keras.ops.convert_to_numpy(model(each)) for each in (x, 2 * x))
+    assert np.abs(logits - doubled).max() > 1e-2
 
 
 @pytest.mark.parametrize("builder", BUILDERS)

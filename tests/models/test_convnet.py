@@ -57,11 +57,11 @@ def test_norms_that_a_vector_cannot_have(builder, spec):
 # Kernels, stage by stage:
 #   convpool: 3*3*3*96 + 2 * 9*96*96,  9*96*192 + 2 * 9*192*192,  9*192*192 + 2 * 192*192
 #   conv6:    9*3*64 + 9*64*64,  9*64*128 + 9*128*128,  9*128*256 + 9*256*256
-# and the classifier, 192*10 + 10 or 256*10 + 10. Each of the 3*96 + 6*192 = 1440 or
+# and the classifier, 192*10 + 10 or 4*256*10 + 10. Each of the 3*96 + 6*192 = 1440 or
 # 2 * (64 + 128 + 256) = 896 maps has gamma and beta with "bn", a bias with "none", a bias and a
 # gain with "wn", which gives a gain to each of the 10 logits too.
 CONVPOOL = 168_480 + 829_440 + 405_504 + 1_930
-CONV6 = 38_592 + 221_184 + 884_736 + 2_570
+CONV6 = 38_592 + 221_184 + 884_736 + 10_250
 
 
 @pytest.mark.parametrize(
@@ -95,6 +95,21 @@ def test_conv6_is_plain():
     ]
     assert not _of(model, (keras.layers.Dropout, keras.layers.GaussianNoise))
     assert {layer.negative_slope for layer in _of(model, keras.layers.ReLU)} == {0}
+
+
+def test_conv6_sees_what_instance_norm_leaves():
+    """Of two images, the logits differ by far more than the mean of each map does."""
+    images = np.random.default_rng(0).normal(size=(16, 32, 32, 3)).astype("float32")
+    model = convnet("conv6", 10, "in", width=1 / 4)
+    maps = keras.ops.convert_to_numpy(
+        keras.Model(model.input, model.get_layer("stage3_relu2").output)(images)
+    )
+    pooled = keras.ops.convert_to_numpy(
+        keras.Model(model.input, model.get_layer("flatten").output)(images)
+    )
+    assert pooled.std(0).mean() > 5 * maps.mean((1, 2)).std(0).mean()
+    quarter = maps[:, :4, :4].mean((1, 2))
+    np.testing.assert_allclose(pooled[:, :64], quarter, rtol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["convpool", "conv6"])

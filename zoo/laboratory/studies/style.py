@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from keras_norms import analysis
 from zoo.laboratory.claims import style as claims
 from zoo.laboratory.claims.style import LABEL, NONE, NUISANCE, UNSEEN
 from zoo.laboratory.figures import Curves, by_epoch
@@ -31,7 +32,10 @@ def gates(row: Mapping[str, Any]) -> dict[int, float] | None:
     """The mean gate of BIN by step: 1 is batch, 0 is instance."""
     if "dynamics" not in row or row["norm"] != "bin":
         return None
-    return {int(step): kinds["gate"]["batch"] for step, kinds in row["dynamics"].items()}
+    return {
+        int(step): analysis.average(layers.values())["gate"]["batch"]
+        for step, layers in row["dynamics"].items()
+    }
 
 
 def datasets(name: str) -> dict[str, str]:

@@ -60,6 +60,9 @@ class Normalization(keras.layers.Layer):
     fusible = True
     # Whether inputs need axes beside samples and channels.
     needs_positions = False
+    # Whether a constant that is added to a channel of all samples is lost. If so, a bias before the
+    # norm has no effect.
+    removes_bias = False
     # Arguments of the base classes that a class does not have.
     absent_arguments: ClassVar[tuple[str, ...]] = ()
 

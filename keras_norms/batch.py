@@ -94,6 +94,10 @@ class BatchNormalization(MovingNormalization):
             self.fusible = False
         self.moving_stddev = self.renorm_mean = self.renorm_stddev = None
 
+    @property
+    def removes_bias(self) -> bool:
+        return not self.renorm  # renormalized by averages, which a bias moves only in time
+
     def mean_and_inverse_std(
         self, instance: Moments | None, batch: Moments, weights: Mapping[str, Any]
     ) -> tuple[Tensor, Tensor]:

@@ -57,6 +57,7 @@ class BatchInstanceNormalization(MovingNormalization):
 
     control_weights = ("gate",)
     needs_positions = True
+    removes_bias = True
 
     def __init__(
         self,

@@ -95,6 +95,10 @@ class GroupNormalization(Normalization):
     def needs_positions(self) -> bool:
         return self.groups == -1
 
+    @property
+    def removes_bias(self) -> bool:
+        return self.groups == -1
+
     def set_input_shape(self, input_shape: Shape) -> None:
         super().set_input_shape(input_shape)
         self._groups = number_of_groups(self.groups, input_shape[self.axes.channel])

@@ -40,6 +40,7 @@ class InstanceNormalization(Normalization):
     """
 
     needs_positions = True
+    removes_bias = True
 
     def build(self, input_shape: Shape) -> None:
         super().build(input_shape)

@@ -48,6 +48,7 @@ class MeanOnlyBatchNormalization(MovingNormalization):
         "moving_variance_initializer",
     )
     fusible = False  # for a mean alone, the compiled programs are no faster
+    removes_bias = True
     _needs_sample_moments = False
 
     def __init__(

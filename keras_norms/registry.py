@@ -76,8 +76,11 @@ class Norm:
 
     Attributes:
         spec: the spec for which `keras_norms.get` returns an equal object.
-        use_bias: whether the layer before the norm needs a bias. It needs none if the norm adds
-            `beta`.
+        removes_bias: whether a bias in the layer before the norm has no effect, since the norm
+            takes away the mean of each channel by itself. The means of LN, GN and SN run over
+            several channels, and keep how far a bias differs from that of other channels.
+        use_bias: whether a convolution before the norm has a bias in the papers' nets. It has none
+            if the norm removes it, or adds `beta`.
         weight_norm: the arguments of `WeightNormalization` if this norm normalizes weights; else
             None.
         has_batch_statistics: whether training uses statistics of the batch.
@@ -86,6 +89,7 @@ class Norm:
 
     spec: Any = dataclasses.field(hash=False)
     use_bias: bool = True
+    removes_bias: bool = dataclasses.field(default=False, compare=False, repr=False)
     weight_norm: dict[str, Any] | None = dataclasses.field(default=None, compare=False, repr=False)
     has_batch_statistics: bool = dataclasses.field(default=False, compare=False, repr=False)
     needs_spatial_axis: bool = dataclasses.field(default=False, compare=False, repr=False)
@@ -267,9 +271,14 @@ def _from_layer(spec: Any, layer: Any) -> Norm:
     del config["name"]
     if layer.dtype_policy == keras.config.dtype_policy():
         del config["dtype"]  # the norm follows the policy that holds where a model uses it
+    # Keras's own norms do not say whether they remove it.
+    removes_bias = getattr(
+        layer, "removes_bias", isinstance(layer, keras.layers.BatchNormalization)
+    )
     return Norm(
         spec,
-        use_bias=not config.get("center", False),
+        use_bias=not (removes_bias or config.get("center", False)),
+        removes_bias=removes_bias,
         has_batch_statistics=has_batch_statistics(layer),
         needs_spatial_axis=getattr(layer, "needs_positions", False),
         _template=(type(layer), config),

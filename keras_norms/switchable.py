@@ -99,6 +99,10 @@ class SwitchableNormalization(MovingNormalization):
     def needs_positions(self) -> bool:
         return set(self.statistics) == {"instance"}
 
+    @property
+    def removes_bias(self) -> bool:
+        return set(self.statistics) <= {"instance", "batch"}
+
     def set_input_shape(self, input_shape: Shape) -> None:
         super().set_input_shape(input_shape)
         # As SwitchNorm1d: of single elements, instance statistics are the input itself.

@@ -17,12 +17,15 @@ class Kind(NamedTuple):
         negative_slope: the slope of the rectifiers below 0.
         noise: the standard deviation of the Gaussian noise on the input.
         dropout: the rate of dropout between stages.
+        quarters: whether the logits see the means of the quarters of the last maps, and not only
+            those of whole maps.
     """
 
     stages: tuple[tuple[tuple[int, int, Literal["same", "valid"]], ...], ...]
     negative_slope: float = 0.0
     noise: float = 0.0
     dropout: float = 0.0
+    quarters: bool = False
 
 
 KINDS = {
@@ -36,7 +39,9 @@ KINDS = {
         noise=0.15,
         dropout=0.5,
     ),
-    "conv6": Kind(stages=tuple(((channels, 3, "same"),) * 2 for channels in (64, 128, 256))),
+    "conv6": Kind(
+        stages=tuple(((channels, 3, "same"),) * 2 for channels in (64, 128, 256)), quarters=True
+    ),
 }
 
 
@@ -52,12 +57,17 @@ def convnet(
 
         x <- relu(norm(conv(x)))
 
-    Max-pooling separates the stages. The logits are computed from the mean of each last map.
+    Max-pooling separates the stages.
 
     "convpool" is ConvPool-CNN-C of the weight normalization paper, with its dropout, leaky
-    rectifiers and noise on the input. The noise has a fixed size, so standardize the inputs.
-    "conv6" is our plain net of six convolutions. Layer names are stable: "stage2_conv1",
-    "stage2_norm1".
+    rectifiers and noise on the input. The noise has a fixed size, so standardize the inputs. Its
+    logits are computed from the mean of each last map.
+
+    "conv6" is our plain net of six convolutions. Instance norm gives each map the same mean and
+    variance, whatever the image shows, so that the mean after the rectifier hardly changes. That
+    is why the logits are computed from the means of the four quarters of each last map.
+
+    Layer names are stable: "stage2_conv1", "stage2_norm1".
 
     Both are made for 32 x 32 pixels and work with 8 x 8 or more. Pooling keeps an odd last row or
     column. The one unpadded convolution of "convpool" is padded on maps smaller than 4 x 4.
@@ -88,7 +98,7 @@ def convnet(
     if kind not in KINDS:
         known = ", ".join(map(repr, KINDS))
         raise ValueError(f"`kind` must be one of {known}. Received: kind={kind!r}")
-    stages, negative_slope, noise, dropout = KINDS[kind]
+    stages, negative_slope, noise, dropout, quarters = KINDS[kind]
 
     images = x = Input(input_shape, name="images")
     if noise:
@@ -111,5 +121,8 @@ def convnet(
                 padding="same" if small else padding,
             )
             x = layers.ReLU(negative_slope=negative_slope, name=f"{name}_relu{index}")(x)
-    x = layers.GlobalAveragePooling2D(name="pool")(x)
+    if quarters:
+        x = layers.Flatten(name="flatten")(layers.AdaptiveAveragePooling2D(2, name="pool")(x))
+    else:
+        x = layers.GlobalAveragePooling2D(name="pool")(x)
     return Model(images, classify(x, num_classes, norm), name=kind)

@@ -20,9 +20,10 @@ def mlp(
 ) -> Model:
     """A multilayer perceptron for classification.
 
-        x <- relu(norm(W x))
+        x <- relu(norm(W x + b))
 
-    Layer names are stable: "hidden1_dense", "hidden1_norm".
+    There is no b where the norm removes it. Layer norm and its like keep it: without b, they could
+    not tell x from 2x. Layer names are stable: "hidden1_dense", "hidden1_norm".
 
     Args:
         num_classes: the number of logits.
@@ -49,7 +50,7 @@ def mlp(
     for index, units in enumerate(hidden, 1):
         dense = layers.Dense(
             max(1, round(units * width)),
-            use_bias=norm.use_bias,
+            use_bias=not norm.removes_bias,
             kernel_initializer="he_normal",
             name=f"hidden{index}_dense",
         )

@@ -599,6 +599,8 @@ def test_a_study_is_complete(name):
         assert claim.statement and claim.source and claim.measured
         assert claim.form.format(claim.threshold)
         assert claim.effect(Rows(), *[Rows()] * claim.across_seeds) is None
+        assert claim.learnt is None or claim.learnt.measure(Rows()) is None
+        assert claim.published is None or claim.published > claim.threshold, "the paper's own"
     for scale in study.scales.values():
         assert not set(scale.seeds) & set(study.calibration)
         assert len(set(scale.seeds)) == len(scale.seeds) > 1
@@ -643,9 +645,11 @@ def full_rows(name, scale):
 @pytest.mark.parametrize("name, scale", [plan for plan in PLANS if plan[1] != "smoke"])
 def test_a_plan_has_all_that_the_claims_need(name, scale):
     rows = full_rows(name, scale)
-    for claim in STUDIES[name].claims:
+    for claim in STUDIES[name].claims if SCALES[scale] else ():
         effect = claim.effect(rows, *[rows] * claim.across_seeds)
-        assert effect is not None and math.isfinite(effect), claim.name
+        learnt = claim.learnt.measure(rows) if claim.learnt else 0.0
+        for value in (effect, learnt):
+            assert value is not None and math.isfinite(value), (claim.name, claim.case)
     for table in STUDIES[name].tables:
         chosen = rows.where(**table.where)
         factors = {table.rows, table.columns} - {None}

@@ -8,8 +8,8 @@ import tensorflow as tf
 from tests.support.child import run
 from tests.support.train_script import complaints
 from zoo.commands import study as script
+from zoo.laboratory.results import ROWS, read_rows
 from zoo.laboratory.studies import studies
-from zoo.laboratory.study import Rows
 
 STUDIES = studies()
 # The small versions leave out text, which is downloaded, and memory, which needs processes.
@@ -47,12 +47,12 @@ def assert_complete(name, folder, done):
     assert done.returncode == 0, done.stderr
     study, result = STUDIES[name], read_result(folder)
     planned = study.plan(**study.scales["smoke"].settings)
-    rows = Rows(result["rows"])
+    rows = read_rows(folder / ROWS)
     assert rows.values("run") == [run.name for run in planned]
     assert rows.values("seed") == result["seeds"] == [0] and not result["failures"]
     assert not any({"failed", "diverged"} & row.keys() for row in rows)
     assert [claim["name"] for claim in result["claims"]] == [claim.name for claim in study.claims]
-    assert {claim["verdict"] for claim in result["claims"]} == {"undecided"}, "one seed"
+    assert {claim["verdict"] for claim in result["claims"]} <= {"undecided", "not tested"}
     # The claims of `sequence` are about text, and about norms that its small version leaves out.
     assert name == "sequence" or any(claim["mean"] is not None for claim in result["claims"])
     for table in study.tables:
@@ -65,7 +65,7 @@ def assert_complete(name, folder, done):
     tables = {table.title for table in study.tables}
     assert events(folder / "tensorboard") == {"claims", *tables, *result["figures"]}
     for claim in study.claims:
-        assert f"UNDECIDED  ({claim.name}) {claim.statement}" in done.stdout
+        assert f"({claim.name}) {claim.statement}" in done.stdout
     for shown in (study.question, f"folder: {folder}", *tables, str(folder / "result.json")):
         assert shown in done.stdout
 

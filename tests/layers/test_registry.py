@@ -114,7 +114,8 @@ def test_names(spec, cls):
 def test_arguments_arrive():
     layer = keras_norms.get("bn(momentum=0.5, epsilon=0.1, synchronized=True)").normalize()
     assert (layer.momentum, layer.epsilon, layer.synchronized) == (0.5, 0.1, True)
-    assert keras_norms.get("bn(center=False)").use_bias
+    for spec, use_bias in (("bn(center=False)", False), ("ln(center=False)", True)):
+        assert keras_norms.get(spec).use_bias == use_bias, "only where it has an effect"
     wrapped = keras_norms.get("wn_mobn(momentum=0.5)").wrap(layers.Dense(2))
     wrapped.build((None, 3))
     assert wrapped.mean_only_batch_norm and wrapped.momentum == 0.5
@@ -123,6 +124,24 @@ def test_arguments_arrive():
     lstm = keras_norms.get("wn(kernels=('recurrent_kernel',))").wrap(layers.LSTM(2))
     lstm.build((None, 3, 4))
     assert not hasattr(lstm, "gain") and lstm.recurrent_gain.shape == (8,)
+
+
+BIAS_SPECS = (
+    *(spec for spec in SPECS if not spec.startswith("wn")),
+    *("gn(groups=-1)", "sn(statistics=('instance', 'batch'))", "sn(statistics=('layer',))"),
+    *("bn(center=False)", "bn(renorm=True)", layers.BatchNormalization, layers.LayerNormalization),
+)
+
+
+@pytest.mark.parametrize("spec", BIAS_SPECS)
+def test_a_norm_knows_whether_it_removes_a_bias(spec):
+    """If the output changes with a bias of its own for each channel, it is not removed."""
+    norm = keras_norms.get(spec)
+    x = np.random.default_rng(0).normal(size=(4, 6, 8)).astype("float32")
+    bias = np.linspace(-1, 1, 8, dtype="float32")
+    plain, biased = (norm.normalize()(inputs, training=True) for inputs in (x, x + bias))
+    change = np.abs(keras.ops.convert_to_numpy(plain - biased)).max()
+    assert change < 1e-5 if norm.removes_bias else change > 1e-2
 
 
 @pytest.mark.parametrize(("channels", "groups"), [(1, 1), (3, 1), (16, 8), (24, 12), (64, 32)])

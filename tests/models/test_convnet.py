@@ -57,11 +57,11 @@ def test_norms_that_a_vector_cannot_have(builder, spec):
 # Kernels, stage by stage:
 #   convpool: 3*3*3*96 + 2 * 9*96*96,  9*96*192 + 2 * 9*192*192,  9*192*192 + 2 * 192*192
 #   conv6:    9*3*64 + 9*64*64,  9*64*128 + 9*128*128,  9*128*256 + 9*256*256
-# and the classifier, 192*10 + 10 or 256*10 + 10. Each of the 3*96 + 6*192 = 1440 or
+# and the classifier, 192*10 + 10 or 4*256*10 + 10. Each of the 3*96 + 6*192 = 1440 or
 # 2 * (64 + 128 + 256) = 896 maps has gamma and beta with "bn", a bias with "none", a bias and a
 # gain with "wn", which gives a gain to each of the 10 logits too.
 CONVPOOL = 168_480 + 829_440 + 405_504 + 1_930
-CONV6 = 38_592 + 221_184 + 884_736 + 2_570
+CONV6 = 38_592 + 221_184 + 884_736 + 10_250
 
 
 @pytest.mark.parametrize(
@@ -97,6 +97,21 @@ def test_conv6_is_plain():
     assert {layer.negative_slope for layer in _of(model, keras.layers.ReLU)} == {0}
 
 
+def test_conv6_sees_what_instance_norm_leaves():
+    """Of two images, the logits differ by far more than the mean of each map does."""
+    images = np.random.default_rng(0).normal(size=(16, 32, 32, 3)).astype("float32")
+    model = convnet("conv6", 10, "in", width=1 / 4)
+    maps = keras.ops.convert_to_numpy(
+        keras.Model(model.input, model.get_layer("stage3_relu2").output)(images)
+    )
+    pooled = keras.ops.convert_to_numpy(
+        keras.Model(model.input, model.get_layer("flatten").output)(images)
+    )
+    assert pooled.std(0).mean() > 5 * maps.mean((1, 2)).std(0).mean()
+    quarter = maps[:, :4, :4].mean((1, 2))
+    np.testing.assert_allclose(pooled[:, :64], quarter, rtol=1e-5)
+
+
 @pytest.mark.parametrize("kind", ["convpool", "conv6"])
 def test_names_are_readable_and_the_norm_stands_before_the_activation(kind):
     model = convnet(kind, 10, "bn", (8, 8, 1), width=1 / 16)
@@ -125,8 +140,8 @@ def test_mlp():
     assert [layer.name for layer in model.layers if "norm" in layer.name] == [
         *("hidden1_norm", "hidden2_norm")
     ]
-    # Dense without bias, gamma and beta; width 0.1 makes the units 5 and 2.
-    assert parameters(model) == (10 * 5 + 2 * 5) + (5 * 2 + 2 * 2) + (2 * 3 + 3)
+    # Dense with bias, gamma and beta; width 0.1 makes the units 5 and 2.
+    assert parameters(model) == (10 * 5 + 3 * 5) + (5 * 2 + 3 * 2) + (2 * 3 + 3)
     # A sample is flattened: only the order of its values counts.
     flat, images = mlp(3, "bn", (64,)), mlp(3, "bn", (8, 8, 1))
     images.set_weights(flat.get_weights())
@@ -136,6 +151,27 @@ def test_mlp():
     hidden = keras.ops.convert_to_numpy(hidden(IMAGES.reshape(4, 64)))
     np.testing.assert_allclose(hidden.mean(0), 0, atol=1e-5)
     np.testing.assert_allclose(hidden.std(0), 1, atol=1e-3)
+
+
+@pytest.mark.parametrize("spec", SUPPORT)
+def test_an_mlp_has_every_bias_that_has_an_effect(spec):
+    if not SUPPORT[spec]["mlp"]:
+        return
+    model = mlp(3, spec)
+    dense = model.layers[1]
+    assert getattr(dense, "layer", dense).use_bias == (spec not in ("bn", "mobn"))
+
+
+@pytest.mark.parametrize("spec", ["ln", "rms", "gn", "sn"])
+def test_an_mlp_sees_the_scale_of_a_sample(spec):
+    """By the bias before the norm: of W x alone, layer norm would hide it."""
+    model = mlp(3, spec)
+    dense = model.get_layer("hidden1_dense")
+    rng = np.random.default_rng(0)
+    dense.bias.assign(rng.normal(size=50))
+    x = rng.uniform(size=(4, 10)).astype("float32")
+    logits, doubled = (keras.ops.convert_to_numpy(model(each)) for each in (x, 2 * x))
+    assert np.abs(logits - doubled).max() > 1e-2
 
 
 @pytest.mark.parametrize("builder", BUILDERS)

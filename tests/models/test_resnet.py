@@ -64,7 +64,7 @@ def test_blocks_start_as_the_identity_and_names_are_readable():
 
 
 def test_convolutions_have_a_bias_only_where_the_norm_has_none():
-    for spec, bias in (("bn", False), ("none", True), ("wn", True), ("bn(center=False)", True)):
+    for spec, bias in (("bn", False), ("none", True), ("wn", True), ("ln(center=False)", True)):
         model = resnet(20, 10, spec, width=0.25)
         layers = [getattr(layer, "layer", layer) for layer in model.layers]
         convolutions = [layer for layer in layers if isinstance(layer, keras.layers.Conv2D)]

@@ -305,7 +305,7 @@ def stored(part):
     return next(part.batch(len(part)).as_numpy_iterator())
 
 
-@pytest.mark.parametrize("name", ["points", "styled_digits", "contrast_digits"])
+@pytest.mark.parametrize("name", ["points", "restyled_digits", "contrast_digits"])
 def test_sets_that_are_made_are_the_same_each_time(name):
     one, again = data.load(name), data.load(name)
     for part in ("train", "test"):
@@ -368,6 +368,15 @@ def test_styles_tell_nothing_about_the_label():
         assert (np.abs(of_label - values.mean(0)) < 4 * spread / np.sqrt(130)).all()
     assert np.exp(values[:, 0]).min() < 0.11 and np.exp(values[:, 0]).max() > 0.95
     assert not set(train["contrast"]) & set(test["contrast"])
+
+
+def test_no_style_of_the_test_was_seen_in_training():
+    restyled = data.load("restyled_digits")
+    (_, train), _ = stored(restyled.train)
+    (_, test), _ = stored(restyled.test)
+    assert test["contrast"].max() <= train["contrast"].min()
+    assert train["paper"].max() <= test["paper"].min() < test["paper"].max() < 0.41
+    assert 0.59 < test["ink"].min() < test["ink"].max() <= train["ink"].min()
 
 
 @pytest.mark.parametrize("name", ["digits", "tiny/plain"])

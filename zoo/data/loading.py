@@ -43,8 +43,9 @@ def load(
     training and the test text. The labels of a window are the characters that follow.
 
     Args:
-        name: "digits" (scikit-learn's), "styled_digits", "contrast_digits" or "points", which
-            need no network; "styled_cifar10" or "contrast_cifar10" (see `zoo.data.synthetic`);
+        name: "digits" (scikit-learn's), "styled_digits", "restyled_digits", "contrast_digits" or
+            "points", which need no network; "styled_cifar10", "restyled_cifar10" or
+            "contrast_cifar10" (see `zoo.data.synthetic`);
             the name of a set of TensorFlow Datasets that holds images or texts with class labels,
             or plain text; or the path of a folder with the subfolders "train" and "test" (or
             "validation", "val"), each with a folder of images for every class.

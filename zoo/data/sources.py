@@ -68,6 +68,11 @@ def _from_arrays(
     return Source(kind, train_data, test_data, num_classes, shuffle_buffer=len(train_data))
 
 
+def _restyled(source: Source) -> Source:
+    """Gives test images other styles than training images."""
+    return synthetic.styled(source, synthetic.FAMILIAR, synthetic.STRANGE)
+
+
 # name: function from data_dir to the source
 _BUILT_IN: dict[str, Callable[[str | None], Source]] = {
     "digits": lambda data_dir: _digits(),
@@ -75,5 +80,7 @@ _BUILT_IN: dict[str, Callable[[str | None], Source]] = {
     "contrast_digits": lambda data_dir: synthetic.contrast(_digits()),
     "styled_cifar10": lambda data_dir: synthetic.styled(find("cifar10", data_dir)),
     "contrast_cifar10": lambda data_dir: synthetic.contrast(find("cifar10", data_dir)),
+    "restyled_digits": lambda data_dir: _restyled(_digits()),
+    "restyled_cifar10": lambda data_dir: _restyled(find("cifar10", data_dir)),
     "points": lambda data_dir: _from_arrays("vectors", *synthetic.points(), num_classes=2),
 }

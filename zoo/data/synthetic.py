@@ -17,6 +17,12 @@ from zoo.data.source import Source
 _LOWEST, _HIGHEST = 0.1, 1.0
 # Contrasts are changed about this grey. It becomes 0 when images are standardized.
 _GREY = 0.5
+# Ranges of a style: of the contrast, of the paper's channels, of the ink's. No style is both in
+# FAMILIAR and in STRANGE, which has the lower contrasts and the paler colours.
+Ranges = tuple[tuple[float, float], tuple[float, float], tuple[float, float]]
+ALL: Ranges = (_LOWEST, _HIGHEST), (0.0, 0.5), (0.5, 1.0)
+FAMILIAR: Ranges = (0.5, 1.0), (0.0, 0.2), (0.8, 1.0)
+STRANGE: Ranges = (0.1, 0.5), (0.2, 0.4), (0.6, 0.8)
 LEVELS = np.geomspace(_LOWEST, _HIGHEST, 4, dtype="float32")
 
 
@@ -40,27 +46,32 @@ def points() -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarra
     return draw("train"), draw("test")
 
 
-def styled(source: Source) -> Source:
+def styled(source: Source, train: Ranges = ALL, test: Ranges = ALL) -> Source:
     """Gives images a random contrast and random colours, which tell nothing about the label.
 
         y = 1/2 + contrast (paper + (ink - paper) x - 1/2)
 
-    The contrast is log-uniform in [0.1, 1]. Each channel of the paper is uniform in [0, 1/2], each
-    channel of the ink uniform in [1/2, 1]. The ink is always lighter than the paper, so that the
-    mean and the variance of each channel describe a style completely.
+    The contrast is log-uniform in its range, by default [0.1, 1]. Each channel of the paper is
+    uniform, by default in [0, 1/2], and each channel of the ink, by default in [1/2, 1]. The ink is
+    always lighter than the paper, so that the mean and the variance of each channel describe a
+    style completely.
 
     Args:
         source: images x with one channel or three.
+        train: the ranges of training images.
+        test: the ranges of test images.
 
     Returns:
         Images y with three channels. An image has the same style in all epochs.
     """
 
-    def draw(random: np.random.Generator, count: int) -> dict[str, np.ndarray]:
+    def draw(split: str, count: int) -> dict[str, np.ndarray]:
+        random = _random(split)
+        contrast, paper, ink = {"train": train, "test": test}[split]
         return {
-            "contrast": np.exp(random.uniform(np.log(_LOWEST), np.log(_HIGHEST), count)),
-            "paper": random.uniform(0, 0.5, (count, 3)),
-            "ink": random.uniform(0.5, 1, (count, 3)),
+            "contrast": np.exp(random.uniform(np.log(contrast[0]), np.log(contrast[1]), count)),
+            "paper": random.uniform(paper[0], paper[1], (count, 3)),
+            "ink": random.uniform(ink[0], ink[1], (count, 3)),
         }
 
     def decode(stored: tuple[tf.Tensor, dict[str, tf.Tensor]]) -> tf.Tensor:
@@ -89,8 +100,8 @@ def contrast(source: Source) -> Source:
         Images y with as many channels.
     """
 
-    def draw(random: np.random.Generator, count: int) -> np.ndarray:
-        return random.integers(len(LEVELS), size=count)
+    def draw(split: str, count: int) -> np.ndarray:
+        return _random(split).integers(len(LEVELS), size=count)
 
     def decode(stored: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
         image, level = stored
@@ -114,15 +125,14 @@ def _with_draws(source: Source, draw: Callable, example: Callable, **changes: An
 
     Args:
         source: the source.
-        draw: the function from a random generator and a number of examples to arrays of that
-            length.
+        draw: the function from a split and a number of examples to arrays of that length.
         example: the function from an image, its label and what was drawn for them to the new
             example.
         **changes: other fields of the new source.
     """
 
     def joined(data: tf.data.Dataset, split: str) -> tf.data.Dataset:
-        draws = tf.nest.map_structure(_narrow, draw(_random(split), len(data)))
+        draws = tf.nest.map_structure(_narrow, draw(split, len(data)))
         pairs = tf.data.Dataset.zip(data, tf.data.Dataset.from_tensor_slices(draws))
         return pairs.map(lambda stored, drawn: example(*stored, drawn))
 

@@ -1,8 +1,9 @@
 """How a model is optimized: the learning rate over time, the optimizer, the loss."""
 
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import keras
+from keras import ops
 
 from keras_norms import optimizers
 from zoo.training.options import TrainOptions
@@ -23,9 +24,11 @@ def learning_rate_schedule(options: TrainOptions, rate: float, steps_per_epoch: 
     """
     schedules = keras.optimizers.schedules
     total, warmup = options.epochs * steps_per_epoch, options.warmup_epochs * steps_per_epoch
-    limit = {"cosine": total, "step": total / 2, "constant": total}.get(options.schedule)
+    limits = {"cosine": total, "step": total / 2, "constant": total, "linear_half": total / 2}
+    limit = limits.get(options.schedule)
     if limit is None:
-        raise ValueError(f"Unknown schedule {options.schedule!r}. Known: cosine, step, constant")
+        known = ", ".join(limits)
+        raise ValueError(f"Unknown schedule {options.schedule!r}. Known: {known}")
     if not 0 <= warmup < limit:
         raise ValueError(
             f"warmup_epochs leaves no time for the {options.schedule} schedule. Received: "
@@ -35,6 +38,8 @@ def learning_rate_schedule(options: TrainOptions, rate: float, steps_per_epoch: 
         return schedules.CosineDecay(rate, total)
     if options.schedule == "cosine":
         return schedules.CosineDecay(0.0, total - warmup, warmup_target=rate, warmup_steps=warmup)
+    if options.schedule == "linear_half":
+        return LinearHalf(rate, total, warmup)
     if options.schedule == "constant" and not warmup:
         return rate
     stairs = range(1, 10) if warmup else ()
@@ -45,6 +50,31 @@ def learning_rate_schedule(options: TrainOptions, rate: float, steps_per_epoch: 
     boundaries = [round(step) - 1 for step in factors]
     rates = [rate * factor for factor in (0.1 if warmup else 1.0, *factors.values())]
     return schedules.PiecewiseConstantDecay(boundaries, rates)
+
+
+@keras.saving.register_keras_serializable("zoo")
+class LinearHalf(keras.optimizers.schedules.LearningRateSchedule):
+    """A rate that is constant for half of the steps, and then falls linearly to 0.
+
+    Args:
+        rate: the highest rate.
+        steps: all of them.
+        warmup: steps in which the rate first rises linearly from 0.
+
+    Reference:
+        [Weight Normalization](https://arxiv.org/abs/1602.07868), section 5.1.
+    """
+
+    def __init__(self, rate: float, steps: int, warmup: int = 0) -> None:
+        self.rate, self.steps, self.warmup = rate, steps, warmup
+
+    def __call__(self, step: Any) -> Any:
+        step = ops.cast(step, "float32")
+        rise = step / self.warmup if self.warmup else 1.0
+        return self.rate * ops.clip(ops.minimum(rise, 2 - 2 * step / self.steps), 0.0, 1.0)
+
+    def get_config(self) -> dict[str, Any]:
+        return {"rate": self.rate, "steps": self.steps, "warmup": self.warmup}
 
 
 def make_optimizer(

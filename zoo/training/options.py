@@ -31,7 +31,8 @@ class TrainOptions:
     """The data: digits, which needs no network; a set of TensorFlow Datasets with class labels,
     of images (cifar10, mnist, ...) or texts (imdb_reviews, ...); one of plain text
     (tiny_shakespeare, ...); or a folder of images, as train/CLASS/IMAGE and test/CLASS/IMAGE.
-    Some are made here: styled_digits and styled_cifar10 have random contrast and colours;
+    Some are made here: styled_digits and styled_cifar10 have random contrast and colours, and
+    restyled_digits and restyled_cifar10 have others in the test than in the training;
     contrast_digits and contrast_cifar10 have their contrast as the label; points are vectors
     whose label is 1 where their sum exceeds 5."""
     data_dir: str | None = None
@@ -76,12 +77,12 @@ class TrainOptions:
     """For adam, the rate. For sgd, the rate at a global batch of 128 (256 for ImageNet nets),
     which is scaled in proportion to yours. The rate in use is printed. None: 0.001 for adam, 0.1
     for sgd."""
-    schedule: Literal["cosine", "step", "constant"] = "cosine"
+    schedule: Literal["cosine", "step", "constant", "linear_half"] = "cosine"
     """How the rate falls: cosine, smoothly to 0; step, to a tenth after 1/2 of the steps and again
-    after 3/4; constant, not at all."""
+    after 3/4; constant, not at all; linear_half, linearly to 0 in the second half of the steps."""
     warmup_epochs: int = 0
-    """Epochs in which the rate first rises: linearly from 0 (cosine), or in ten equal steps (step,
-    constant)."""
+    """Epochs in which the rate first rises: linearly from 0 (cosine, linear_half), or in ten equal
+    steps (step, constant)."""
     momentum: float | None = None
     """Momentum of sgd. None: 0.9."""
     l2: float | None = None

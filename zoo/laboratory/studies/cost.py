@@ -1,16 +1,17 @@
 """Which is the best trade of cost and accuracy?"""
 
-import statistics
 from collections.abc import Mapping
 from typing import Any
 
+from zoo.laboratory.claims import cost as claims
+from zoo.laboratory.claims.cost import CONV, LSTM, TRANSFORMER
 from zoo.laboratory.figures import Scatter
-from zoo.laboratory.study import Claim, Effect, Number, Rows, Run, Scale, Study, Table
+from zoo.laboratory.study import Run, Scale, Study, Table
 from zoo.laboratory.tasks.cost import LayerParameters, Profile
 from zoo.laboratory.tasks.train import Train
 from zoo.training import TrainOptions
 
-KERAS_LN = "1607.06450; ARTICLES 16"
+LAYER = "a layer"
 
 
 def plan(models: Mapping[str, Mapping[str, Any]], rounds: int, memory: bool = True) -> list[Run]:
@@ -27,41 +28,6 @@ def plan(models: Mapping[str, Mapping[str, Any]], rounds: int, memory: bool = Tr
     return runs
 
 
-def parameters_of(layer: str, input: str) -> Effect:
-    """The trainable parameters of a layer, as a part of an effect."""
-    return lambda rows: rows.mean("trainable_parameters", layer=layer, input=input)
-
-
-def equal(one: Effect, other: Effect, factor: int = 1) -> Effect:
-    """An effect: -|one - factor * other|, which is 0 if they are equal and negative if not."""
-
-    def effect(rows: Rows) -> Number:
-        a, b = one(rows), other(rows)
-        return None if a is None or b is None else -abs(a - factor * b)
-
-    return effect
-
-
-def time_beyond(norm: str, than: str, kind: str = "training") -> Effect:
-    """An effect: how much longer a step takes than with another norm, on average over models."""
-
-    def effect(rows: Rows) -> Number:
-        models = [model for model in rows.values("model") if model != LAYER]
-        times = [
-            (
-                rows.mean(f"{kind}_ms", model=model, norm=norm),
-                rows.mean(f"{kind}_ms", model=model, norm=than),
-            )
-            for model in models
-        ]
-        ratios = [own / other for own, other in times if own and other]
-        return statistics.fmean(ratios) - 1 if ratios and len(ratios) == len(times) else None
-
-    return effect
-
-
-MAPS, VECTORS = "(None, 10, 10, 5)", "(20, 5, 10)"
-LAYER, CONV, LSTM, TRANSFORMER = "a layer", "conv6", "LSTM", "Transformer"
 IMAGES = ("none", "bn", "ln", "gn", "in", "bin", "sn", "wn_mobn")
 SEQUENCES = ("none", "ln", "rms", "bn", "sn")
 STUDY = Study(
@@ -122,11 +88,43 @@ STUDY = Study(
             seeds=(0, 1, 2),
             minutes=25,
         ),
+        "evidence": Scale(
+            dict(
+                models={
+                    CONV: dict(
+                        model="conv6",
+                        norms=IMAGES,
+                        shape=(32, 32, 3),
+                        options=dict(
+                            dataset="cifar10",
+                            width=0.25,
+                            train_examples=5000,  # 156 steps an epoch
+                            test_examples=5000,
+                            epochs=10,
+                        ),
+                    ),
+                    LSTM: dict(
+                        model="lstm",
+                        norms=SEQUENCES,
+                        shape=(8, 8),
+                        options=dict(epochs=40, learning_rate=3e-3),  # 44 steps each
+                    ),
+                    TRANSFORMER: dict(
+                        model="transformer",
+                        norms=SEQUENCES,
+                        shape=(8, 8),
+                        options=dict(epochs=40),
+                    ),
+                },
+                rounds=30,
+            ),
+            seeds=(0, 1, 2, 3, 4),
+        ),
         "full": Scale(
             dict(
                 models={
-                    "ResNet-20": dict(
-                        model="resnet20",
+                    CONV: dict(
+                        model="conv6",
                         norms=IMAGES,
                         shape=(32, 32, 3),
                         options=dict(dataset="cifar10", epochs=100),
@@ -149,47 +147,7 @@ STUDY = Study(
             seeds=(0, 1, 2, 3, 4),
         ),
     },
-    claims=(
-        Claim(
-            "a",
-            "LN with a gamma and beta for every element of 5 maps of 10 x 10 has 1,000 parameters, "
-            "100 times those of BN",
-            KERAS_LN,
-            equal(parameters_of("keras LN (1, 2, 3)", MAPS), parameters_of("bn", MAPS), 100),
-            "negative distance of the trainable parameters from 100 times those of BN",
-            -1,
-            "{:+,.0f}",
-            "This is a property, not a finding.",
-        ),
-        Claim(
-            "b",
-            "LN with a gamma and beta for every channel has as many parameters as BN",
-            KERAS_LN,
-            equal(parameters_of("ln", MAPS), parameters_of("bn", MAPS)),
-            "negative distance of the trainable parameters from those of BN",
-            -1,
-            "{:+,.0f}",
-            "This is a property, not a finding.",
-        ),
-        Claim(
-            "c",
-            "SN costs more time than BN",
-            "1806.10779, section 3.3",
-            time_beyond("sn", "bn"),
-            "time of a training step, SN over BN, minus 1, averaged over models",
-            0.05,
-            "{:+.0%}",
-        ),
-        Claim(
-            "d",
-            "LN costs more time than BN at inference, where BN's statistics are constants",
-            "1502.03167, section 3.1",
-            time_beyond("ln", "bn", "inference"),
-            "time of an inference step, LN over BN, minus 1, averaged over models",
-            0.05,
-            "{:+.0%}",
-        ),
-    ),
+    claims=claims.CLAIMS,
     tables=(
         *(
             Table(title, measure, "norm", "model", form=form)

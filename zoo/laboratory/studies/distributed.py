@@ -3,27 +3,17 @@
 from collections.abc import Sequence
 from typing import Any
 
+from zoo.laboratory.claims import distributed as claims
+from zoo.laboratory.claims.distributed import COMPARED, TRAINED
 from zoo.laboratory.figures import Lines
-from zoo.laboratory.study import (
-    Claim,
-    Effect,
-    Number,
-    Rows,
-    Run,
-    Scale,
-    Study,
-    Table,
-    gap,
-    subtract,
-)
+from zoo.laboratory.study import Run, Scale, Study, Table
 from zoo.laboratory.tasks.agreement import Agreement
 from zoo.laboratory.tasks.train import Train
 from zoo.training import TrainOptions
 
 SYNCHRONIZED = "bn(synchronized=True)"
 # What tables and figures call the norms.
-NAMES = {"bn": "bn", SYNCHRONIZED: "bn, synchronized", "gn": "gn"}
-TRAINED, COMPARED = "training", "a few steps"
+NAMES = {"bn": "bn", SYNCHRONIZED: claims.SYNCHRONIZED, "gn": "gn"}
 
 
 def plan(replicas: Sequence[int], global_batch: int, **options: Any) -> list[Run]:
@@ -51,26 +41,6 @@ def plan(replicas: Sequence[int], global_batch: int, **options: Any) -> list[Run
                     own = factors | {"uneven": uneven, "run is": COMPARED}
                     runs.append(Run(f"{short}-{'uneven' if uneven else 'even'}", own, task))
     return runs
-
-
-def on_most_replicas(measure: str, **where: Any) -> Effect:
-    """An effect: a difference after a few steps, on the most replicas."""
-    return lambda rows: rows.where(**{"run is": COMPARED}, **where).mean(measure, replicas=max)
-
-
-def like_one_device(norm: str, uneven: bool) -> Effect:
-    """An effect: 1e-4 minus the largest difference of a weight from that on one device."""
-    difference = on_most_replicas("weights_difference", norm=norm, uneven=uneven)
-    return lambda rows: subtract(1e-4, difference(rows))
-
-
-def time_ratio(rows: Rows) -> Number:
-    """An effect: how much longer a step takes with synchronized BN, on the most replicas."""
-    rows = rows.where(**{"run is": TRAINED, "replicas": max})
-    synchronized, separate = (
-        rows.mean("seconds_per_step", norm=NAMES[norm]) for norm in (SYNCHRONIZED, "bn")
-    )
-    return synchronized / separate - 1 if synchronized and separate else None
 
 
 STUDY = Study(
@@ -110,72 +80,24 @@ STUDY = Study(
             seeds=(0, 1, 2),
             minutes=18,
         ),
+        "evidence": Scale(
+            dict(
+                replicas=(1, 2, 4, 8),
+                global_batch=32,
+                dataset="cifar10",
+                width=0.25,
+                train_examples=5000,  # 156 steps an epoch
+                test_examples=5000,
+                epochs=10,
+            ),
+            seeds=(0, 1, 2, 3, 4),
+        ),
         "full": Scale(
             dict(replicas=(1, 2, 4, 8), global_batch=64, dataset="cifar10", epochs=100),
             seeds=(0, 1, 2, 3, 4),
         ),
     },
-    claims=(
-        Claim(
-            "a",
-            "With batches of different sizes on the machines, gamma and beta come to differ",
-            "ARTICLES 3",
-            on_most_replicas("gamma_beta_between_replicas", norm="bn", uneven=True),
-            "largest difference of gamma and beta between replicas after 3 steps, without "
-            "synchronization",
-            1e-6,
-            "{:.1e}",
-            "Replicas add up their gradients, so gamma and beta stay equal. What differs is the "
-            "deviation that each replica divides by.",
-        ),
-        Claim(
-            "b",
-            "BN with statistics of its own on each replica is not BN on the whole batch",
-            "1502.03167; ARTICLES 3",
-            on_most_replicas("weights_difference", norm="bn", uneven=False),
-            "largest difference of weights from those on one device after 3 steps",
-            1e-4,
-            "{:.1e}",
-            "This is a property, not a finding.",
-        ),
-        Claim(
-            "c",
-            "Synchronized statistics make replicas one device, with unequal batches too",
-            "1706.02677, section 2.3; ARTICLES 3",
-            like_one_device(NAMES[SYNCHRONIZED], True),
-            "1e-4 minus the largest difference of weights from those on one device after 3 steps",
-            0.0,
-            "{:.1e}",
-        ),
-        Claim(
-            "d",
-            "GN does not depend on the number of replicas",
-            "1803.08494",
-            like_one_device("gn", True),
-            "1e-4 minus the largest difference of weights from those on one device after 3 steps",
-            0.0,
-            "{:.1e}",
-            "This is a property, not a finding.",
-        ),
-        Claim(
-            "e",
-            "BN loses accuracy when the batch is split over many replicas",
-            "1803.08494; ARTICLES 2",
-            gap("error", {"replicas": max}, {"replicas": min}, norm="bn"),
-            "test error, on the most replicas minus on one",
-            0.01,
-            "{:+.1%}",
-        ),
-        Claim(
-            "f",
-            "Synchronized statistics cost time",
-            "1706.02677, section 2.3",
-            time_ratio,
-            "time of a step on the most replicas, synchronized over unsynchronized, minus 1",
-            0.0,
-            "{:+.0%}",
-        ),
-    ),
+    claims=claims.CLAIMS,
     tables=(
         Table("Test error", "error", "norm", "replicas"),
         Table(

@@ -3,12 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from zoo.laboratory.claims import sequence as claims
+from zoo.laboratory.claims.sequence import DIGITS, LSTM, POST, PRE, TEXT
 from zoo.laboratory.figures import Curves, by_epoch
-from zoo.laboratory.study import Claim, Effect, Run, Scale, Study, Table, gap
+from zoo.laboratory.study import Run, Scale, Study, Table
 from zoo.laboratory.tasks.train import Train
 from zoo.training import TrainOptions
-
-LN_PAPER = "1607.06450, section 6; ARTICLES 8"
 
 
 def plan(
@@ -23,27 +23,21 @@ def plan(
         options = dict(common, dataset=dataset, **options)
         for norm in lstm:
             settings = TrainOptions(model="lstm", norm=norm, learning_rate=3e-3, **options)
-            factors = {"data": dataset, "model": "LSTM", "norm": norm}
+            factors = {"data": dataset, "model": LSTM, "norm": norm}
             runs.append(Run(f"lstm-{dataset}-{norm}", factors, Train(settings)))
         for placement, norms in transformer.items():
             for norm in norms:
                 settings = TrainOptions(
                     model="transformer", norm=norm, placement=placement, **options
                 )
-                factors = {"data": dataset, "model": f"Transformer, {placement}", "norm": norm}
+                model = {"pre": PRE, "post": POST}[placement]
+                factors = {"data": dataset, "model": model, "norm": norm}
                 name = f"transformer-{placement}-{dataset}-{norm}"
                 runs.append(Run(name, factors, Train(settings)))
     return runs
 
 
-def lower(norm: str, than: str, **where: Any) -> Effect:
-    """An effect: how much lower the test loss with a norm is than with another."""
-    return gap("cross_entropy", {"norm": than}, {"norm": norm}, **where)
-
-
-TEXT, DIGITS = "tiny_shakespeare", "digits"
-PRE, POST = "Transformer, pre", "Transformer, post"
-LSTM = ("none", "ln", "bn", "sn")
+RECURRENT_NORMS = ("none", "ln", "bn", "sn")
 STUDY = Study(
     question="Which norm in recurrent networks and in Transformers, and where?",
     about=(
@@ -65,7 +59,7 @@ STUDY = Study(
         ),
         "cpu": Scale(
             dict(
-                lstm=LSTM,
+                lstm=RECURRENT_NORMS,
                 transformer={"pre": ("none", "ln", "bn"), "post": ("ln", "bn")},
                 datasets={
                     DIGITS: dict(epochs=6),
@@ -78,9 +72,21 @@ STUDY = Study(
             seeds=(0, 1, 2),
             minutes=5,
         ),
+        "evidence": Scale(
+            dict(
+                lstm=RECURRENT_NORMS,
+                transformer={"pre": ("none", "ln", "bn"), "post": ("ln", "bn")},
+                datasets={
+                    DIGITS: dict(epochs=40),  # 44 steps each
+                    TEXT: dict(epochs=8, sequence_length=64, train_examples=8000),  # 250 steps each
+                },
+                common={},
+            ),
+            seeds=(0, 1, 2, 3, 4),
+        ),
         "full": Scale(
             dict(
-                lstm=(*LSTM, "rms", "gn", "wn", "wn_mobn"),
+                lstm=(*RECURRENT_NORMS, "rms", "gn", "wn", "wn_mobn"),
                 transformer={
                     "pre": ("none", "ln", "rms", "bn", "gn", "sn", "wn"),
                     "post": ("ln", "rms", "bn", "gn", "sn"),
@@ -95,59 +101,7 @@ STUDY = Study(
             seeds=(0, 1, 2, 3, 4),
         ),
     },
-    claims=(
-        Claim(
-            "a",
-            "LN does better than BN in recurrent networks, on text",
-            LN_PAPER,
-            lower("ln", "bn", model="LSTM", data=TEXT),
-            "test loss of the LSTM on text, BN minus LN",
-            0.01,
-        ),
-        Claim(
-            "b",
-            "LN does better than BN in recurrent networks, on images row by row",
-            LN_PAPER,
-            lower("ln", "bn", model="LSTM", data=DIGITS),
-            "test loss of the LSTM on digits, BN minus LN",
-            0.01,
-        ),
-        Claim(
-            "c",
-            "LN speeds up an LSTM",
-            LN_PAPER,
-            lower("ln", "none", model="LSTM", data=TEXT),
-            "test loss of the LSTM on text after equal steps, no norm minus LN",
-            0.01,
-        ),
-        Claim(
-            "d",
-            "BN in a recurrent network needs statistics for every time step, which costs space",
-            "1603.09025, section 3; ARTICLES 4",
-            gap("parameters", {"norm": "bn"}, {"norm": "ln"}, model="LSTM", data=TEXT),
-            "parameters of the LSTM, moving statistics included, BN minus LN",
-            0,
-            "{:+,.0f}",
-            "This is a property, not a finding.",
-        ),
-        Claim(
-            "e",
-            "LN suits the Transformer better than BN",
-            "1706.03762, section 3.1; ARTICLES 8",
-            lower("ln", "bn", model=PRE, data=TEXT),
-            "test loss of the pre-norm Transformer on text, BN minus LN",
-            0.01,
-        ),
-        Claim(
-            "f",
-            "A Transformer trains better with norms before the branches, where nothing warms up",
-            "2002.04745, section 4",
-            gap("cross_entropy", {"model": POST}, {"model": PRE}, norm="ln", data=TEXT),
-            "test loss with LN on text, post minus pre",
-            0.01,
-            remark="The likely reason: with two blocks the net is too shallow to need a warm-up.",
-        ),
-    ),
+    claims=claims.CLAIMS,
     tables=(
         Table(
             "Test loss, digits row by row",

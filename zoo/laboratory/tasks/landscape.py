@@ -64,7 +64,7 @@ class Landscape:
         """Trains once.
 
         Args:
-            seed: of the weights, the order of the data and the shift.
+            seed: of the weights, the examples and their order, and the shift.
             folder: unused, nothing is written.
             data_dir: directory of TensorFlow Datasets, or None.
 
@@ -77,7 +77,7 @@ class Landscape:
         """
         keras.utils.clear_session()
         keras.utils.set_random_seed(seed)
-        model, examples = self._model_and_examples(data_dir)
+        model, examples = self._model_and_examples(data_dir, seed)
         batches = examples.train_batches(self.batch_size, seed)
         if keras_norms.get(self.norm).weight_norm is not None:
             keras_norms.data_dependent_init(model, next(iter(batches)))
@@ -107,7 +107,9 @@ class Landscape:
         }
         return [row]
 
-    def _model_and_examples(self, data_dir: str | None) -> tuple[keras.Model, data.LabelledSet]:
+    def _model_and_examples(
+        self, data_dir: str | None, seed: int
+    ) -> tuple[keras.Model, data.LabelledSet]:
         entry = catalog.entries()[self.model]
         if self.shift and self.model == "lstm":
             raise ValueError("A shift cannot follow the norms inside of an LSTM: use shift=False.")
@@ -117,6 +119,8 @@ class Landscape:
             train_examples=self.train_examples,
             test_examples=self.test_examples,
             sequences=entry.sequences,
+            # Verdicts shall not depend on which examples come first in a set.
+            draw_seed=seed if self.train_examples is not None else None,
         )
         norm: Any = shifted(self.norm) if self.shift else self.norm
         options = TrainOptions(model=self.model, norm=norm, width=self.width)

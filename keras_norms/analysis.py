@@ -22,8 +22,8 @@ from typing import Any
 import keras
 
 from keras_norms.base import Normalization
+from keras_norms.model_layers import named_layers
 from keras_norms.output import write_csv, write_json
-from keras_norms.tree import named_layers
 
 # The papers' short names, in the order in which tables and figures show them.
 LABELS = {"instance": "IN", "group": "GN", "layer": "LN", "batch": "BN"}

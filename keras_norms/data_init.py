@@ -7,9 +7,9 @@ from typing import Any
 
 import keras
 
-from keras_norms import watching
+from keras_norms import patching
+from keras_norms.model_layers import named_layers
 from keras_norms.moments import Tensor
-from keras_norms.tree import named_layers
 from keras_norms.weight import WeightNormalization
 
 
@@ -80,8 +80,8 @@ def data_dependent_init(model: keras.Model, batch: Any) -> list[str]:
     able = {path: layer for path, layer in wrappers.items() if not left_out[path]}
     with keras.StatelessScope() as scope, contextlib.ExitStack() as stack:
         for path, layer in able.items():
-            stack.enter_context(watching.replaced(layer, call=initialize_once(path, layer)))
-        watching.run(model, batch)
+            stack.enter_context(patching.replaced(layer, call=initialize_once(path, layer)))
+        patching.run(model, batch)
     if able and not initialized:
         raise ValueError(
             f"The model {model.name!r} ran, but called none of its WeightNormalization layers "

@@ -7,8 +7,8 @@ import keras
 from keras import ops
 
 from keras_norms.base import Normalization, register
+from keras_norms.model_layers import named_layers
 from keras_norms.moments import Tensor, replica_context
-from keras_norms.tree import named_layers
 
 _NO_DECAY = ("gamma", "beta", "gain", "bias", "gate")
 # Options of Keras's optimizers that update under a condition, which replicas do not support.

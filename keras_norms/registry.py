@@ -15,8 +15,8 @@ from keras_norms.batch_instance import BatchInstanceNormalization
 from keras_norms.group import GroupNormalization
 from keras_norms.instance import InstanceNormalization
 from keras_norms.mean_only import MeanOnlyBatchNormalization
+from keras_norms.model_layers import has_batch_statistics
 from keras_norms.switchable import SwitchableNormalization
-from keras_norms.tree import has_batch_statistics
 from keras_norms.weight import WeightNormalization
 
 

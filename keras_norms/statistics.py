@@ -10,10 +10,10 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_norms import watching
+from keras_norms import patching
+from keras_norms.model_layers import all_variables, has_batch_statistics, is_norm, named_layers
 from keras_norms.moments import Moments, Tensor, pool
 from keras_norms.moving import MovingNormalization, steps_seen
-from keras_norms.tree import all_variables, has_batch_statistics, is_norm, named_layers
 
 
 def freeze(model: keras.Model) -> None:
@@ -147,7 +147,7 @@ def _recalibrate(
         for norm in norms:
             stack.enter_context(_measuring(norm, pooled[id(norm)]))
         for batch in itertools.islice(data, steps):
-            watching.run(model, batch)
+            patching.run(model, batch)
             used += 1
             progress.update(used, finalize=used == progress.target)
     if not used:
@@ -188,7 +188,7 @@ def _measuring_ours(norm: Any, pooled: "_Pooled") -> Iterator[None]:
     norm.trainable = True
     try:
         # A batch of one value is welcome: the batches are pooled.
-        with watching.replaced(
+        with patching.replaced(
             norm,
             normalize=normalize_in_training,
             update_moving=measure,
@@ -216,7 +216,7 @@ def _measuring_keras(norm: Any, pooled: "_Pooled") -> Iterator[None]:
         variable.assign(ops.zeros(variable.shape))
     norm.momentum, norm.trainable = 0.0, True
     try:
-        with watching.replaced(norm, call=measured_call):
+        with patching.replaced(norm, call=measured_call):
             yield
     finally:
         norm.momentum, norm.trainable = momentum, trainable
@@ -269,9 +269,9 @@ def _in_order_of_data(model: keras.Model, norms: list, data: Iterable) -> list:
     with contextlib.ExitStack() as stack:
         for norm, entry in entries:
             method = recorded(norm, getattr(norm, entry))
-            stack.enter_context(watching.replaced(norm, **{entry: method}))
+            stack.enter_context(patching.replaced(norm, **{entry: method}))
         for batch in itertools.islice(data, 1):
-            watching.run(model, batch)
+            patching.run(model, batch)
     return list(order.values()) or norms
 
 

@@ -9,8 +9,8 @@ from keras import layers, ops
 from keras.src.backend import AutocastScope  # Keras has no public way to read a variable uncast
 
 from keras_norms.kernels import einsum_units, kind_of, layers_with_kernels
+from keras_norms.model_layers import all_variables
 from keras_norms.moments import Shape, Tensor
-from keras_norms.tree import all_variables
 
 Values = dict[int, Tensor]  # {id of a variable: the value to use in place of its own}
 

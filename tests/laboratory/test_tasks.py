@@ -126,7 +126,7 @@ def test_a_shifted_norm_is_the_norm_at_inference():
     assert plain.count_params() == noisy.count_params()
     noisy.set_weights(plain.get_weights())
     np.testing.assert_allclose(plain(X, training=False), noisy(X, training=False), atol=1e-6)
-    names = [layer.name for layer in keras_norms.tree.named_layers(noisy).values()]
+    names = [layer.name for layer in keras_norms.model_layers.named_layers(noisy).values()]
     assert "stage1_block1_norm2" in names and "stage1_block1_norm2_shifted" in names
     assert sum(name.endswith("_shifted") for name in names) == 19
     with pytest.raises(ValueError, match="LSTM: use shift=False"):

@@ -108,7 +108,7 @@ class Kind(NamedTuple):
 
     def within(self, model):
         """The layers of this kind in a model."""
-        found = keras_norms.tree.named_layers(model).values()
+        found = keras_norms.model_layers.named_layers(model).values()
         return [layer for layer in found if isinstance(layer, self.layer)]
 
     def check(self, layer, x, mask=None, state=None):

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from tests.support.data_sets import store, write_folder
 from zoo import data
-from zoo.data import sources, synthetic, tf_datasets
+from zoo.data import catalog, synthetic, tensorflow_datasets
 from zoo.data.images import _IMAGENET
 
 tfds = pytest.importorskip("tensorflow_datasets")
@@ -341,7 +341,7 @@ def decoded(source, part, count):
 
 @pytest.mark.parametrize("name", ["digits", "tiny/plain"])
 def test_a_style_is_the_mean_and_the_variance_of_a_channel(prepared, name):
-    plain = sources.find(name, prepared)
+    plain = catalog.find(name, prepared)
     styled = synthetic.styled(plain)
     (x, labels), (y, same) = (decoded(source, source.train, 40) for source in (plain, styled))
     np.testing.assert_array_equal(labels, same)
@@ -381,7 +381,7 @@ def test_no_style_of_the_test_was_seen_in_training():
 
 @pytest.mark.parametrize("name", ["digits", "tiny/plain"])
 def test_the_contrast_is_the_label(prepared, name):
-    plain = sources.find(name, prepared)
+    plain = catalog.find(name, prepared)
     contrast = synthetic.contrast(plain)
     (x, _), (y, levels) = (decoded(source, source.train, 40) for source in (plain, contrast))
     assert contrast.num_classes == 4 and set(levels) == {0, 1, 2, 3}
@@ -448,12 +448,12 @@ def test_missing_set_without_network_is_an_error_within_seconds(tmp_path, monkey
 def test_a_name_server_that_hangs_is_not_waited_for(monkeypatch):
     monkeypatch.setattr("requests.head", lambda *args, **kwargs: time.sleep(30))
     start = time.monotonic()
-    assert not tf_datasets._reachable("https://example.org", seconds=0.2)
+    assert not tensorflow_datasets._reachable("https://example.org", seconds=0.2)
     assert time.monotonic() - start < 5
 
 
 def test_failed_download_names_its_cause(tmp_path, monkeypatch):
-    monkeypatch.setattr(tf_datasets, "_reachable", lambda url: True)
+    monkeypatch.setattr(tensorflow_datasets, "_reachable", lambda url: True)
 
     def fails(self, **kwargs):
         raise OSError("disk full\nand a long story")

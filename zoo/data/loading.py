@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import tensorflow as tf
 
-from zoo.data import images, sources, text
+from zoo.data import catalog, images, text
 from zoo.data.effects import refuse_unused
 from zoo.data.labelled import LabelledSet
 from zoo.data.source import Source
@@ -74,7 +74,7 @@ def load(
     >>> print(load("digits", train_examples=100))
     100 training and 360 test images of 8 x 8 x 1, 10 classes
     """
-    source = sources.find(name, data_dir)
+    source = catalog.find(name, data_dir)
     if source.kind in ("texts", "characters") and not sequences:
         raise ValueError(f"{name!r} is text, which takes a model of sequences: lstm, transformer.")
     options = {

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """Examples as they are stored; `zoo.data.sources.find` makes one.
+    """Examples as they are stored; `zoo.data.catalog.find` makes one.
 
     Attributes:
         kind: "images", "vectors" or "texts", all with class labels; or "characters", plain text.

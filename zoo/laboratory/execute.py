@@ -21,7 +21,7 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from keras_norms.output import write_json
-from zoo.data import sources
+from zoo.data import catalog
 from zoo.laboratory import provenance
 from zoo.laboratory.study import Rows, Run, Task
 from zoo.training import distribution
@@ -79,7 +79,7 @@ def execute(
     # Before the workers start, because several would download the same data at once.
     for dataset in {work[place][0].task.dataset for place in missing}:
         if dataset is not None:
-            sources.find(dataset, data_dir)
+            catalog.find(dataset, data_dir)
     failures = _run_all(missing, work, data_dir, jobs, replicas) if missing else {}
     rows, seconds, began, commits = Rows(), 0.0, [], []
     for place, (run, seed) in work.items():

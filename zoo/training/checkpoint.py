@@ -10,7 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_norms.tree import all_variables
+from keras_norms.model_layers import all_variables
 
 # How many checkpoints are kept: the last one, and the one before it in case that is damaged.
 KEPT = 2

@@ -8,10 +8,10 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_norms import watching
+from keras_norms import patching
+from keras_norms.model_layers import named_layers
 from keras_norms.moments import Moments, instance_moments, pool, pool_slices
 from keras_norms.moving import MovingNormalization
-from keras_norms.tree import named_layers
 
 
 def batch_noise(
@@ -125,7 +125,7 @@ def _instance_moments(
         for path, norm in norms.items():
             stack.enter_context(_recording(norm, parts[path]))
         for batch in batches:
-            watching.run(model, batch)
+            patching.run(model, batch)
     if not all(parts.values()):
         raise ValueError("`batches` holds no batch, or the model does not call its norms.")
     return {path: (norm, _joined(parts[path])) for path, norm in norms.items()}
@@ -145,7 +145,7 @@ def _recording(
         parts.append(moments)
         return normalize(inputs, training, mask, first_step)
 
-    return watching.replaced(norm, normalize=normalize_and_record)
+    return patching.replaced(norm, normalize=normalize_and_record)
 
 
 def _joined(parts: Sequence[Moments]) -> Moments:

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 import tensorflow as tf
 
-from zoo.data import synthetic, tf_datasets
+from zoo.data import synthetic, tensorflow_datasets
 from zoo.data.source import Source
 
 
@@ -31,10 +31,10 @@ def find(name: str, data_dir: str | None = None) -> Source:
     if name in _BUILT_IN:
         return _BUILT_IN[name](data_dir)
     if os.path.isdir(os.path.join(name, "train")):
-        return tf_datasets.read_folder(name)
+        return tensorflow_datasets.read_folder(name)
     try:
-        return tf_datasets.read(name, data_dir)
-    except tf_datasets.UnknownSet as error:
+        return tensorflow_datasets.read(name, data_dir)
+    except tensorflow_datasets.UnknownSet as error:
         raise ValueError(
             f"Unknown dataset {name!r}. Give {', '.join(map(repr, _BUILT_IN))}, the name of a set "
             "of images or text of TensorFlow Datasets, or the path of a folder with the subfolders "

@@ -19,10 +19,12 @@ BELOW = {
 }
 # What each part of the laboratory may import of the others; more of it is free within `BELOW`.
 LABORATORY = {
-    "studies": {"studies", "tasks", "study", "figures", "judge"},
+    "studies": {"studies", "claims", "tasks", "study", "figures", "shares"},
+    "claims": {"claims", "study"},
     "tasks": {"tasks", "study", "measuring"},
     "study": set(),
     "figures": {"study"},
+    "shares": {"study"},
     "judge": {"study"},
     "measuring": set(),
 }

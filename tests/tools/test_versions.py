@@ -27,9 +27,8 @@ def index():
 def test_the_core_works_with(keras, index, tmp_path):
     """On JAX, which is small to install."""
     python = make_environment(tmp_path / "environment", keras, "jax", "pytest")
-    version = call(
-        python, "-c", "from importlib.metadata import *; print(version('keras'))"
-    ).strip()
+    code = "from importlib.metadata import version; print(version('keras'))"
+    version = call(python, "-c", code).strip()
     assert keras in ("keras", f"keras=={version}")
     # Other versions warn of other things.
     run_tests(*FILES, "-m", "not slow", "-W", "ignore", python=python, **JAX)

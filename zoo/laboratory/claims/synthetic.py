@@ -10,9 +10,9 @@ SOURCE = "ARTICLES 15"
 GN = "gn(groups=5)"
 NAMES = {"bn": "BN", "ln": "LN", GN: "GN"}  # those of the article
 LEARNT = Learnt(
-    "each of BN, LN and GN classifies at least 85% of the test points",
+    "each of BN, LN and GN classifies at least 80% of the test points",
     least("accuracy", tuple(NAMES), batch=64),
-    0.85,
+    0.8,
 )
 Measure = Callable[[Rows, str], Number]  # of a norm
 

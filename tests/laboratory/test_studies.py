@@ -178,7 +178,14 @@ def study(**facts):
 
 def result(rows, seeds, failures=None, **facts):
     done = execute.Executed(rows, 60.0, failures or {}, "2026-11-28T08:00:00+00:00", ["abc"])
-    return results.result("growth", study(**facts), "cpu", seeds, "python study.py", done, 1)
+    return results.result("synthetic", study(**facts), "cpu", seeds, "python study.py", done, 1)
+
+
+def test_criteria_are_all_files_that_decide():
+    names = {path.name for path in results.criteria("preferences")}
+    assert names == {"preferences.py", "published.py", "comparison.py", "judge.py"}
+    names = {path.name for path in results.criteria("batch_size")}
+    assert names == {"batch_size.py", "common.py", "judge.py"}
 
 
 def test_calibration_seeds_are_not_judged():

@@ -2,6 +2,8 @@
 
 import datetime
 import gzip
+import importlib
+import inspect
 import json
 import os
 import platform
@@ -15,6 +17,7 @@ import tensorflow as tf
 from keras_norms import comparison
 from keras_norms.figures import pixels
 from keras_norms.output import finite, markdown_table, write_json
+from zoo.laboratory import judge as judging
 from zoo.laboratory import provenance
 from zoo.laboratory.execute import Executed
 from zoo.laboratory.judge import ERROR, FEWEST_SEEDS, NOT_TESTED, effects, judge
@@ -74,8 +77,11 @@ def result(
 
 def criteria(name: str) -> list[Path]:
     """The files that say what a study claims and what decides it."""
-    here = Path(__file__).parent
-    return [here / "claims" / f"{name}.py", here / "judge.py", Path(comparison.__file__)]
+    claims = importlib.import_module(f"zoo.laboratory.claims.{name}")
+    homes = ("zoo.laboratory.claims", comparison.__name__)
+    used = [module for value in vars(claims).values() if (module := inspect.getmodule(value))]
+    decides = [module for module in used if module.__name__.startswith(homes)]
+    return sorted({Path(str(module.__file__)) for module in (*decides, claims, judging)})
 
 
 def _claims(study: Study, rows: Rows, seeds: list[int], calibration: list[int]) -> list[Facts]:

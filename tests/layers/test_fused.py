@@ -272,12 +272,13 @@ def test_a_gradient_penalty_in_float32(norm, rng):
 
 @pytest.mark.parametrize("number", [2, pytest.param(16, marks=pytest.mark.slow)])
 def test_threads_train_models_of_their_own(number, calls):
-    """Many at a time, each with its model, whose programs no other thread has."""
-    failures = []
+    """Many at a time, two of each norm, and each with programs that no other thread has."""
+    failures, programs = [], []
 
     def train(index):
         try:
-            fitted(FUSIBLE[index % len(FUSIBLE)], np.random.default_rng(index))
+            fitted(FUSIBLE[index // 2 % len(FUSIBLE)], np.random.default_rng(index))
+            programs.append(fused._programs.program)
         except Exception as error:  # whatever TensorFlow makes of a race
             failures.append(repr(error))
 
@@ -287,6 +288,7 @@ def test_threads_train_models_of_their_own(number, calls):
     for thread in threads:
         thread.join()
     assert not failures and calls
+    assert len(set(programs)) == number
 
 
 def test_layers_of_one_kind_share_programs(rng, calls):

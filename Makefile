@@ -1,6 +1,6 @@
 # make preferences   train a switchable-norm ResNet-20 on digits and show what each layer chose
 # make check         lint, and the tests of the core (2 minutes)
-# make test          the tests (16 minutes on 2 cores)
+# make test          the tests (10 minutes on 2 cores)
 # make test-all      the full matrices as well
 # make docs          the README, the docs and the reference as pages in site/
 PYTHON ?= python3

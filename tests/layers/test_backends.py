@@ -1,4 +1,4 @@
-"""The laws on JAX, in a process of their own.
+"""What the tests have on JAX, in a process of its own.
 
 Torch is a documented command: `KERAS_BACKEND=torch pytest -m "not slow" tests`, which leaves out
 what needs TensorFlow; the same with `jax` runs all that the default run leaves out here.
@@ -17,13 +17,26 @@ NEUTRAL = [
         *("keras_suites", "lstm", "gru", "steps", "conditional", "weight_standardization"),
     )
 ]
+# What the default run has on JAX, in one process.
+CHOSEN = {
+    # Derivatives, states and unknown sizes: where backends differ most.
+    "tests/layers/test_laws.py": (
+        "test_laws and (of_the_reference or derivatives or unknown_sizes or see_each_other)"
+    ),
+    "tests/layers/test_masks.py": "test_masks and truncated",
+    "tests/layers/test_lstm.py": "test_lstm and formulas and zeros",
+    "tests/layers/test_gru.py": "test_gru and formulas and zeros",
+    "tests/layers/data_parallel.py": "data_parallel",
+    "tests/tools/test_callbacks.py": "on_every_backend",
+    "tests/tools/test_docs.py": "test_python_blocks",
+}
 
 
 @pytest.mark.process
-def test_the_laws_on_jax():
-    files = (f"tests/layers/test_{name}.py" for name in ("laws", "masks", "lstm", "gru"))
-    chosen = "test_laws or (test_masks and truncated) or (formulas and zeros)"
-    run_tests(*files, "-k", chosen, "-m", "not slow", **JAX)
+def test_on_jax():
+    """Laws, models on two devices, a callback and what the docs show."""
+    chosen = " or ".join(f"({tests})" for tests in CHOSEN.values())
+    run_tests(*CHOSEN, "-k", chosen, "-m", "not slow", **JAX)
 
 
 @pytest.mark.process

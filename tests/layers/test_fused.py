@@ -14,7 +14,16 @@ import pytest
 import keras_norms
 from tests.support import reference
 from tests.support.child import run_tests
-from tests.support.norms import BACKEND, BY_NAME, NORMS, assert_close, over, random_layer, values
+from tests.support.norms import (
+    BACKEND,
+    BY_NAME,
+    NORMS,
+    assert_close,
+    in_turn,
+    over,
+    random_layer,
+    values,
+)
 
 if BACKEND != "tensorflow":
     pytest.skip("needs TensorFlow", allow_module_level=True)
@@ -118,14 +127,13 @@ def test_the_programs_and_the_layer_agree(norm, shape, batch_axis, jit_compile, 
     assert calls[layer.name] == 1
 
 
-@over(FUSIBLE)
-def test_batches_of_unknown_size(norm, rng, calls):
+@pytest.mark.parametrize("norm, size", in_turn(FUSIBLE, (4, 1), always=[BY_NAME["sn_all"]]))
+def test_batches_of_unknown_size(norm, size, rng, calls):
     layer = random_layer(norm, SHAPE, rng)
     signature = [tf.TensorSpec((None, *SHAPE[1:]), "float64")]
-    for size in (4, 1):
-        x, dy = rng.normal(3, 2, (size, *SHAPE[1:])), rng.normal(0, 1, (size, *SHAPE[1:]))
-        for one, other in both(layer, x, dy, signature=signature):
-            assert_close(other, one, 1e-9)
+    x, dy = rng.normal(3, 2, (size, *SHAPE[1:])), rng.normal(0, 1, (size, *SHAPE[1:]))
+    for one, other in both(layer, x, dy, signature=signature):
+        assert_close(other, one, 1e-9)
     assert calls
 
 
@@ -141,7 +149,8 @@ def test_an_empty_batch_moves_nothing(name, rng, calls):
         assert_close(value, before[name], 0)
 
 
-@over([BY_NAME["bn"], BY_NAME["gn"], pytest.param(BY_NAME["sn_all"], marks=pytest.mark.slow)])
+# Programs take long to compile, of the second order most: the others' are in the full matrices.
+@over([BY_NAME["bn"], BY_NAME["gn"], BY_NAME["sn_all"]], default=["gn"])
 def test_gradients_of_gradients(norm, rng, calls):
     layer = random_layer(norm, SHAPE, rng)
     x, dy = rng.normal(3, 2, SHAPE), rng.normal(0, 1, SHAPE)
@@ -150,8 +159,7 @@ def test_gradients_of_gradients(norm, rng, calls):
     assert calls
 
 
-@over(FUSIBLE)
-@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize("norm, policy", in_turn(FUSIBLE, ("mixed_bfloat16", "mixed_float16")))
 def test_mixed_precision(norm, policy, rng, calls):
     """As exact as half precision can tell, with gradients in the dtype of what they belong to."""
     layer = random_layer(norm, SHAPE, rng, dtype=policy)
@@ -206,23 +214,15 @@ def test_what_is_no_number_stays_in_its_sample(rng, calls):
     x = rng.standard_normal(SHAPE, "float32")
     x[0, 0, 0, 0] = np.nan
     for name in ("in", "gn", "ln", "sn_no_batch"):
-        layer = BY_NAME[name]()
-        y, *_ = function(layer, 1.0)(tf.constant(x))
+        y = tf.function(BY_NAME[name]())(tf.constant(x), training=True)
         assert np.isnan(y[0]).any() and np.isfinite(y[1:]).all()
     layer = BY_NAME["bn"]()
-    function(layer, 1.0)(tf.constant(x))
+    tf.function(layer)(tf.constant(x), training=True)
     assert np.isnan(values(layer)["moving_variance"]).any()
     assert len(calls) == 5
 
 
-# Programs take long to compile: the others' are in the full matrices.
-SOME = [
-    pytest.param(norm, id=norm.name, marks=[] if norm.name in ("bn", "sn") else pytest.mark.slow)
-    for norm in FUSIBLE
-]
-
-
-@pytest.mark.parametrize("norm", SOME)
+@over(FUSIBLE, default=["bn", "sn"])
 def test_forward_mode_is_that_of_finite_differences(norm, rng, calls):
     layer = random_layer(norm, SHAPE, rng)
     x, direction, weight = (tf.constant(rng.normal(2, 3, SHAPE)) for _ in range(3))
@@ -242,7 +242,7 @@ def test_forward_mode_is_that_of_finite_differences(norm, rng, calls):
     assert calls
 
 
-@pytest.mark.parametrize("norm", SOME)
+@over(FUSIBLE, default=["bn"])
 def test_a_gradient_penalty_in_float32(norm, rng):
     """The gradient of the squared gradient is as precise as by the layers' own path."""
     shape = (8, 32, 32, 16)
@@ -270,14 +270,15 @@ def test_a_gradient_penalty_in_float32(norm, rng):
     assert np.linalg.norm(error) < 1e-5 * np.linalg.norm(expected)
 
 
-@pytest.mark.parametrize("number", [4, pytest.param(16, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("number", [2, pytest.param(16, marks=pytest.mark.slow)])
 def test_threads_train_models_of_their_own(number, calls):
-    """Many at a time, each with its model, whose programs no other thread has."""
-    failures = []
+    """Many at a time, two of each norm, and each with programs that no other thread has."""
+    failures, programs = [], []
 
     def train(index):
         try:
-            fitted(FUSIBLE[index % len(FUSIBLE)], np.random.default_rng(index))
+            fitted(FUSIBLE[index // 2 % len(FUSIBLE)], np.random.default_rng(index))
+            programs.append(fused._programs.program)
         except Exception as error:  # whatever TensorFlow makes of a race
             failures.append(repr(error))
 
@@ -287,6 +288,7 @@ def test_threads_train_models_of_their_own(number, calls):
     for thread in threads:
         thread.join()
     assert not failures and calls
+    assert len(set(programs)) == number
 
 
 def test_layers_of_one_kind_share_programs(rng, calls):
@@ -299,7 +301,7 @@ def test_layers_of_one_kind_share_programs(rng, calls):
     )
     sizes = []
     for shape, options in kinds:
-        layer = random_layer(BY_NAME["sn"], shape, rng, **options)
+        layer = random_layer(BY_NAME["bn"], shape, rng, **options)
         for one, other in both(layer, rng.normal(3, 2, shape), rng.normal(0, 1, shape)):
             assert_close(other, one, 1e-9)  # each with weights of its own
         sizes.append(fused._programs.program.cache_info().currsize)
@@ -308,7 +310,7 @@ def test_layers_of_one_kind_share_programs(rng, calls):
 
 def test_programs_keep_no_model(rng, calls):
     fused._programs.program.cache_clear()
-    model = fitted(BY_NAME["sn"], rng)
+    model = fitted(BY_NAME["bn"], rng)
     assert calls
     layer = weakref.ref(model.layers[1])
     del model

@@ -18,6 +18,7 @@ from tests.support.norms import (
     NORMS,
     Layout,
     assert_close,
+    in_turn,
     over,
     random_layer,
     randomize,
@@ -76,8 +77,7 @@ def test_result_is_that_of_the_reference(norm, layout, mask, rng):
     assert_close(forward(layer, x, False, mask)[valid], y[valid])
 
 
-@over()
-@pytest.mark.parametrize("axis", [-1, 1])
+@pytest.mark.parametrize("norm, axis", in_turn(NORMS, (-1, 1)))
 def test_result_is_that_on_truncated_input(norm, axis, rng):
     """Three steps of padding change nothing: neither values, nor gradients, nor statistics."""
     full = (4, 8, 8) if axis == 1 else (4, 5 + 3, 8)

@@ -1,15 +1,14 @@
-"""The norms on replicas: runs `replicas*.py` and `data_parallel.py` in processes of their own."""
+"""The norms on replicas: runs `replicas*.py` and `data_parallel.py` in processes of their own.
+
+On JAX, test_backends.py runs the part of `data_parallel.py` that is not slow.
+"""
 
 import pytest
 
-from tests.support.child import ROOT, run, run_tests
+from tests.support.child import JAX, ROOT, run, run_tests
 from tests.support.norms import needs_tensorflow
 
 pytestmark = needs_tensorflow
-JAX = {
-    "KERAS_BACKEND": "jax",
-    "XLA_FLAGS": "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0",
-}
 GROUPS = {
     "TestStatistics": "tests/layers/replicas.py",
     "TestCounts": "tests/layers/replicas.py",
@@ -20,9 +19,8 @@ GROUPS = {
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("group", GROUPS)
-def test_replicas(group):
-    run_tests(GROUPS[group], "-m", "not slow", "-k", group)
+def test_replicas():
+    run_tests(*sorted(set(GROUPS.values())), "-m", "not slow")
 
 
 @pytest.mark.process
@@ -30,11 +28,6 @@ def test_replicas(group):
 @pytest.mark.parametrize("group", GROUPS)
 def test_replicas_all_cases(group):
     run_tests(GROUPS[group], "-m", "slow", "-k", group)
-
-
-@pytest.mark.process
-def test_two_devices_of_jax():
-    run_tests("tests/layers/data_parallel.py", "-m", "not slow", **JAX)
 
 
 @pytest.mark.process

@@ -1,4 +1,3 @@
-import importlib.util
 import warnings
 
 import keras
@@ -12,7 +11,7 @@ from keras_norms import (
     WeightStandardization,
     data_dependent_init,
 )
-from tests.support.child import ROOT, run_code
+from tests.support.child import JAX, ROOT, run_code
 
 MEAN_ONLY = {"mean_only_batch_norm": True}
 
@@ -1005,10 +1004,11 @@ def scenario():
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("backend", ["jax", pytest.param("torch", marks=pytest.mark.slow)])
-def test_other_backends_agree(backend, tmp_path):
-    if importlib.util.find_spec(backend) is None:
-        pytest.skip(f"{backend} is not installed")
+@pytest.mark.parametrize(
+    "environment", [JAX, pytest.param({"KERAS_BACKEND": "torch"}, marks=pytest.mark.slow)]
+)
+def test_other_backends_agree(environment, tmp_path):
+    pytest.importorskip(environment["KERAS_BACKEND"])
     run_code(
         """
         import sys
@@ -1017,83 +1017,10 @@ def test_other_backends_agree(backend, tmp_path):
         np.savez(sys.argv[1], **test_weight.scenario())
         """,
         tmp_path / "numbers.npz",
-        KERAS_BACKEND=backend,
+        **environment,
     )
     expected = scenario()
     with np.load(tmp_path / "numbers.npz") as numbers:
         assert set(numbers.files) == set(expected)
         for name in numbers.files:
             np.testing.assert_allclose(numbers[name], expected[name], atol=2e-5, err_msg=name)
-
-
-@pytest.mark.process
-def test_two_replicas_are_one():
-    run_code(
-        """
-        import warnings
-
-        import tensorflow as tf
-
-        cpu = tf.config.list_physical_devices("CPU")[0]
-        devices = [tf.config.LogicalDeviceConfiguration()] * 2
-        tf.config.set_logical_device_configuration(cpu, devices)
-
-        import keras, numpy as np
-        from keras import layers
-        from keras_norms import WeightNormalization, WeightStandardization, data_dependent_init
-
-        generator = np.random.default_rng(0)
-        x = generator.normal(size=(8, 7, 3)).astype("float32")
-        y = generator.normal(size=(8, 5, 3)).astype("float32")
-
-        def make():
-            keras.utils.set_random_seed(1)
-            options = {"mean_only_batch_norm": True, "synchronized": True}
-            conv = layers.Conv1D(6, 3, activation="relu")
-            rnn = layers.LSTM(4, dropout=1e-9, return_sequences=True)
-            model = keras.Sequential([
-                keras.Input((7, 3)),
-                WeightNormalization(conv, **options),
-                WeightNormalization(layers.Dense(4, use_bias=False)),
-                WeightNormalization(rnn),
-                WeightNormalization(layers.Dense(3), **options),
-            ])
-            model.compile(keras.optimizers.SGD(0.1, momentum=0.9), "mse", jit_compile=False)
-            return model
-
-        strategy = tf.distribute.MirroredStrategy(
-            ["CPU:0", "CPU:1"], cross_device_ops=tf.distribute.ReductionToOneDevice()
-        )
-        with strategy.scope():
-            mirrored = make()
-        alone = make()
-
-        def check_equal(tolerance):
-            for variable, expected in zip(mirrored.weights, alone.weights, strict=True):
-                values = [replica.numpy() for replica in variable.value.values]
-                np.testing.assert_array_equal(*values, err_msg=variable.path)
-                np.testing.assert_allclose(
-                    values[0], expected.numpy(), atol=tolerance, err_msg=variable.path
-                )
-
-        warnings.filterwarnings("ignore", "data_dependent_init left out")
-        for model in (mirrored, alone):
-            assert len(data_dependent_init(model, x)) == 3
-        check_equal(1e-6)
-        before = alone.get_weights()
-        for model in (mirrored, alone):
-            model.fit(x, y, batch_size=8, epochs=2, shuffle=False, verbose=0)
-        assert all((a != b).any() for a, b in zip(before, alone.get_weights(), strict=True))
-        check_equal(1e-6)
-
-        # Inside the replicas; each has half of the batch.
-        halves = strategy.experimental_distribute_values_from_function(
-            lambda context: tf.constant(
-                x[:6] if context.replica_id_in_sync_group == 0 else x[6:]
-            )
-        )
-        strategy.run(mirrored.layers[0].initialize, [halves])
-        alone.layers[0].initialize(x)
-        check_equal(1e-6)
-        """
-    )

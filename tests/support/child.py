@@ -7,9 +7,13 @@ import sys
 import textwrap
 
 ROOT = pathlib.Path(__file__).parents[2]
-JAX = {  # the tests are small; compiling them is what takes time
+# A child on JAX: two devices, and little optimization, as compiling is what takes its time.
+JAX = {
     "KERAS_BACKEND": "jax",
-    "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
+    "XLA_FLAGS": (
+        "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0 "
+        "--xla_llvm_disable_expensive_passes=true"
+    ),
 }
 
 

@@ -1,12 +1,13 @@
-"""Runs scripts/train.py in this process, which gets a signal at a moment that is chosen.
+"""Runs scripts/train.py in this process, which gets signals at moments that are chosen.
 
-    python -m tests.support.interrupted MOMENT SIGNAL [the arguments of train.py]
+    python -m tests.support.interrupted MOMENT:SIGNAL[,MOMENT:SIGNAL] [the arguments of train.py]
 
 MOMENT is `step:N:SECONDS`, so long after the begin of the N-th step that this process takes, or
 `write:N:SHARE`, when this share of the N-th checkpoint that it writes is on disk; from a share
-of 1 on the file is complete, from 2 on it has got its name.
+of 1 on the file is complete, from 2 on it has got its name. At most one is a step.
 """
 
+import functools
 import io
 import os
 import signal
@@ -44,9 +45,10 @@ def at_write(number, share, end):
         seen.append(file)
         whole = io.BytesIO()
         savez(whole, *arrays, **named)
-        file.write(whole.getvalue()[: int(share * len(whole.getvalue()))])
+        now = len(seen) == number
+        file.write(whole.getvalue()[: int(share * len(whole.getvalue())) if now else None])
         file.flush()
-        if len(seen) == number and share < 2:
+        if now and share < 2:
             end()
 
     def rename(source, target):
@@ -58,9 +60,9 @@ def at_write(number, share, end):
 
 
 if __name__ == "__main__":
-    kind, number, when = sys.argv[1].split(":")
-    sent = signal.Signals[sys.argv[2]]
     moments = {"step": at_step, "write": at_write}
-    moments[kind](int(number), float(when), lambda: os.kill(os.getpid(), sent))
-    del sys.argv[1:3]
+    for moment in sys.argv.pop(1).split(","):
+        kind, number, when, sent = moment.split(":")
+        end = functools.partial(os.kill, os.getpid(), signal.Signals[sent])
+        moments[kind](int(number), float(when), end)
     command.main()

@@ -4,6 +4,7 @@ A law is a test over `NORMS`; a new norm gets all of them by one more line here.
 """
 
 import dataclasses
+import itertools
 
 import keras
 import numpy as np
@@ -144,9 +145,36 @@ def pairs(norms=NORMS, layouts=LAYOUTS, every=3):
     ]
 
 
-def over(norms=NORMS):
-    """Parametrizes a test by `norm`."""
-    return pytest.mark.parametrize("norm", norms, ids=str)
+def in_turn(first, *others, always=()):
+    """A cross product: each of `first` with the other values in turn, the rest marked slow.
+
+    So every value is among those that run by default, if `first` is the longest. Those of `first`
+    in `always` meet all others.
+    """
+    result = []
+    for i, one in enumerate(first):
+        chosen = [values[i % len(values)] for values in others]
+        for rest in itertools.product(*others):
+            default = one in always or list(rest) == chosen
+            name = "-".join(map(str, (one, *rest)))
+            marks = [] if default else pytest.mark.slow
+            result.append(pytest.param(one, *rest, id=name, marks=marks))
+    return result
+
+
+def over(norms=NORMS, default=None):
+    """Parametrizes a test by `norm`; where names in `default` are given, the others are slow."""
+    return pytest.mark.parametrize(
+        "norm",
+        [
+            pytest.param(
+                norm,
+                id=norm.name,
+                marks=[] if default is None or norm.name in default else pytest.mark.slow,
+            )
+            for norm in norms
+        ],
+    )
 
 
 def randomize(layer, rng):

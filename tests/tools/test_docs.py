@@ -20,7 +20,7 @@ import zoo
 import zoo.data
 import zoo.training
 from tests.layers import test_errors, test_laws, test_masks, test_precision, test_serialization
-from tests.support.child import ROOT, run_code
+from tests.support.child import ROOT
 from tests.support.norms import LAYOUTS, Norm
 from zoo.training import TrainOptions
 
@@ -33,7 +33,7 @@ NAME = re.compile(r"`((?:keras_norms|zoo)(?:\.[A-Za-z_]\w*)+)")
 LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)")
 # What shell blocks may start beside our own commands.
 PROGRAMS = {"pip", "tensorboard"}
-# Pages whose blocks need another backend than the tests.
+# Pages whose blocks need another backend: the tests on JAX run them, which test_backends.py starts.
 BACKEND = {"docs/REPLICAS.md": "jax"}
 
 
@@ -69,18 +69,19 @@ def over_pages(holds=lambda page: True):
     return pytest.mark.parametrize("page", [*filter(holds, PAGES)], ids=NAMES.get)
 
 
-@over_pages(lambda page: blocks(page, "python") and NAMES[page] not in BACKEND)
+@over_pages(
+    lambda page: (
+        blocks(page, "python") and BACKEND.get(NAMES[page], "tensorflow") == keras.config.backend()
+    )
+)
 def test_python_blocks_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     if NAMES[page] == "docs/TRAINING.md":
         write_run(tmp_path / "runs" / "reviews")
-    run_blocks(page)
-
-
-@pytest.mark.process
-@over_pages(lambda page: NAMES[page] in BACKEND)
-def test_python_blocks_run_on_another_backend(page):
-    run_code("\n".join(blocks(page, "python")), KERAS_BACKEND=BACKEND[NAMES[page]])
+    try:
+        run_blocks(page)
+    finally:
+        keras.distribution.set_distribution(None)  # which a block may have set
 
 
 def commands(page):

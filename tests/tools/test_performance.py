@@ -1,30 +1,35 @@
 """`benchmarks/performance.py` writes its figures below a text, and compares with them later."""
 
+import importlib
 import json
 
 import pytest
+import tyro
 
-from tests.support.child import run
+from tests.support.child import ROOT
 from tests.support.norms import needs_tensorflow
 
 pytestmark = needs_tensorflow
 
 
-def performance(*arguments):
-    result = run("benchmarks/performance.py", *arguments)
-    assert result.returncode == 0, result.stderr[-5000:]
-    return result.stdout
+@pytest.fixture
+def performance(monkeypatch):
+    """The script as a module, in this process: only what measures a table has its own."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    return importlib.import_module("performance")
 
 
 @pytest.mark.process
-def test_figures_are_written_and_compared(tmp_path):
+def test_figures_are_written_and_compared(performance, tmp_path, monkeypatch, capsys):
     output, record = tmp_path / "P.md", tmp_path / "performance.json"
     output.write_text("# What norms cost\n\nText.\n\n## Figures\n\nold\n")
-    performance("--tables", "accuracy", "--output", output)
+    arguments = ["--tables", "accuracy", "--output", str(output)]
+    performance.main(tyro.cli(performance.Options, args=arguments))
     text = output.read_text()
     assert text.startswith("# What norms cost\n\nText.\n\n## Figures\n\n### ")
     assert "old" not in text and "performance.py --tables accuracy" in text
     known = json.loads(record.read_text())
+    measured = performance.columns_of(json.loads(record.read_text()), "accuracy")
     (*_, cells), *_ = known["accuracy"]["columns"]
     errors = {row: 1e-6 * median for row, (median, _, _) in cells.items()}
     for row in ("BN", "IN", "LN (GN, 1 group)", "GN (32 groups)", "SN", "BIN"):
@@ -34,7 +39,10 @@ def test_figures_are_written_and_compared(tmp_path):
         cells[row] = [factor * figure for figure in cells[row]]
     del cells["BN"]
     record.write_text(json.dumps(known))
-    said = performance("--tables", "accuracy", "--output", output, "--check").splitlines()
+    capsys.readouterr()
+    monkeypatch.setattr(performance, "measure", lambda name, rounds: measured)
+    performance.main(tyro.cli(performance.Options, args=[*arguments, "--check"]))
+    said = capsys.readouterr().out.splitlines()
     said = [line for line in said if line.startswith("accuracy, ")]
     assert len(said) == 3
     for row, word in (("SN", "faster"), ("keras BN", "slower"), ("BN", "new")):

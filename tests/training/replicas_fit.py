@@ -5,6 +5,7 @@ the whole batch, without on slices of it (`ghost_batch_size`).
 """
 
 import contextlib
+import warnings
 
 import keras
 import numpy as np
@@ -15,7 +16,9 @@ from keras import layers
 import keras_norms
 from tests.support.mirrored import assert_copies_agree, copies, mirrored
 from tests.support.norms import BY_NAME, MOVING
+from tests.tools import test_callbacks
 from zoo import data
+from zoo.training import distribution
 
 REPLICAS, BATCH = 2, 8
 SGD = keras.optimizers.SGD
@@ -386,3 +389,63 @@ class TestOptimizers:
             model.fit(x, y, batch_size=size, shuffle=False, verbose=0)
         for one, two in zip(*(m.trainable_variables for m in models), strict=True):
             np.testing.assert_allclose(one, two, rtol=1e-5, atol=1e-6, err_msg=one.path)
+
+
+class TestWeights:
+    def model(self):
+        options = {"mean_only_batch_norm": True, "synchronized": True}
+        conv = layers.Conv1D(6, 3, activation="relu")
+        rnn = layers.LSTM(4, dropout=1e-9, return_sequences=True)
+        return keras.Sequential(
+            [
+                keras.Input((7, 3)),
+                keras_norms.WeightNormalization(conv, **options),
+                keras_norms.WeightNormalization(layers.Dense(4, use_bias=False)),
+                keras_norms.WeightNormalization(rnn),
+                keras_norms.WeightNormalization(layers.Dense(3), **options),
+            ]
+        )
+
+    def test_weight_normalization_is_that_of_one_device(self):
+        """Initialized by data from outside and from inside of the replicas, and trained."""
+        rng = np.random.default_rng(0)
+        x, y = (rng.normal(0, 1, shape).astype("float32") for shape in ((8, 7, 3), (8, 5, 3)))
+        with scope(REPLICAS):
+            mirror = self.model()
+            mirror.compile(SGD(0.1, momentum=0.9), "mse", jit_compile=False)
+        with scope(1):
+            single = self.model()
+            single.compile(SGD(0.1, momentum=0.9), "mse", run_eagerly=True)
+
+        def check():
+            assert_copies_agree(mirror.weights)
+            assert_same(mirror, single, tolerance=1e-6)
+
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "data_dependent_init left out")
+            for model in (mirror, single):
+                assert len(keras_norms.data_dependent_init(model, x)) == 3
+        check()
+        before = single.get_weights()
+        for model in (mirror, single):
+            model.fit(x, y, batch_size=BATCH, epochs=2, shuffle=False, verbose=0)
+        assert all((a != b).any() for a, b in zip(before, single.get_weights(), strict=True))
+        check()
+        strategy = mirrored(REPLICAS)
+        parts = distribution.split(strategy, [x[:6], x[6:]])
+        strategy.run(mirror.layers[0].initialize, [parts])
+        single.layers[0].initialize(x)
+        check()
+
+
+class TestCallbacks:
+    def test_a_switch_logger_writes_what_the_replicas_have(self, tmp_path):
+        with scope(REPLICAS):
+            model = test_callbacks.make_small_model()
+        logger = test_callbacks.SwitchLogger(tmp_path, figures=False)
+        test_callbacks.fit(model, logger, epochs=2)
+        curve = test_callbacks.read_events(tmp_path)["switch/stem_norm/mean/batch"]
+        share = keras_norms.importance(model)["stem_norm"]["mean"]["batch"]
+        assert list(curve) == [0, 5, 10]
+        assert curve[0] == pytest.approx(1 / 3) and abs(share - 1 / 3) > 1e-5
+        assert curve[10] == pytest.approx(share, rel=1e-6)

@@ -27,13 +27,13 @@ EPOCHS, STEPS = 3, 4
 TINY = (
     *("--model", "lstm", "--norm", "sn", "--dropout", "0.2", "--width", "0.1", "--replicas", "2"),
     *("--epochs", str(EPOCHS), "--batch-size", "16", "--train-examples", str(32 * STEPS)),
-    *("--test-examples", "40", "--deterministic"),
+    *("--test-examples", "40", "--deterministic", "--no-export"),
 )
 
 
-def interrupted(folder, moment, sent, *arguments):
+def interrupted(folder, moment, *arguments):
     """Runs the script until a moment of `support.interrupted`: its exit code and stderr."""
-    process = start(folder, moment, sent, *arguments)
+    process = start(folder, moment, *arguments)
     try:
         _, errors = process.communicate(timeout=300)
     finally:
@@ -41,9 +41,9 @@ def interrupted(folder, moment, sent, *arguments):
     return process.returncode, "\n".join(complaints(errors))
 
 
-def start(folder, moment, sent, *arguments):
+def start(folder, moments, *arguments):
     options = (*TINY, *arguments, "--resume", "--log-dir", folder)
-    return child.start("-m", "tests.support.interrupted", moment, sent, *options)
+    return child.start("-m", "tests.support.interrupted", moments, *options)
 
 
 def complete(folder, *arguments):
@@ -121,11 +121,11 @@ def uninterrupted(tmp_path_factory):
 
 
 @pytest.mark.process
-def test_killed_twice_and_told_to_end(uninterrupted, tmp_path):
+def test_stopped_killed_and_told_to_end(uninterrupted, tmp_path):
     arguments = ("--log-every", "3")
     folder = tmp_path / "run"
-    # In the second epoch. While it is stopped, its folder is in use.
-    process = start(folder, "step:6:0", "SIGSTOP", *arguments)
+    # Stopped in the second epoch, and killed while it writes the checkpoint of that epoch.
+    process = start(folder, "step:6:0:SIGSTOP,write:2:0.5:SIGKILL", *arguments)
     try:
         wait_until_stopped(process)
         before = (folder / "run.json").read_text()
@@ -134,15 +134,14 @@ def test_killed_twice_and_told_to_end(uninterrupted, tmp_path):
             (line,) = errors.splitlines()
             assert code == 2 and "is in use: another process trains in it. Choose another" in line
         assert (folder / "run.json").read_text() == before
+        process.send_signal(signal.SIGCONT)
+        process.communicate(timeout=300)
     finally:
-        process.kill()  # with SIGKILL, which gives the folder free
-        process.communicate(timeout=60)
+        process.kill()
     assert process.returncode == -signal.SIGKILL
-    # While it writes the checkpoint of the second epoch.
-    assert interrupted(folder, "write:1:0.5", "SIGKILL", *arguments)[0] == -signal.SIGKILL
     assert (folder / "checkpoints" / "unfinished").exists()
-    # In the third epoch.
-    code, errors = interrupted(folder, "step:6:0", "SIGTERM", *arguments)
+    # The folder is free. Told to end in the third epoch.
+    code, errors = interrupted(folder, "step:6:0:SIGTERM", *arguments)
     assert code == 128 + signal.SIGTERM
     assert errors == "SIGTERM: saved after epoch 3, step 2; go on with --resume"
     assert "resumed after 2 epochs and 2 steps" in complete(folder, *arguments)
@@ -195,7 +194,7 @@ def test_killed_ten_times_anywhere(uninterrupted, tmp_path, arguments, record_pr
                 "step": f"step:{step}:{draw.choice([0, draw.random(), 5 * draw.random()])}",
                 "write": f"write:{draw.choice([1, 1, 2])}:{draw.choice([0, draw.random(), 1, 2])}",
             }[kind]
-            code, errors = interrupted(folder, moment, "SIGKILL", *arguments)
+            code, errors = interrupted(folder, f"{moment}:SIGKILL", *arguments)
             assert code in (0, -signal.SIGKILL), errors
             kills[kind] += code != 0
         complete(folder, *arguments)
@@ -217,7 +216,7 @@ def test_killed_ten_times_anywhere(uninterrupted, tmp_path, arguments, record_pr
     ],
 )
 def test_told_to_end(uninterrupted, tmp_path, moment, sent, message):
-    code, errors = interrupted(tmp_path / "run", moment, sent)
+    code, errors = interrupted(tmp_path / "run", f"{moment}:{sent}")
     assert (code, errors) == (128 + signal.Signals[sent], message)
     complete(tmp_path / "run")
     assert_same_run(tmp_path / "run", uninterrupted())
@@ -237,8 +236,8 @@ def test_told_to_end(uninterrupted, tmp_path, moment, sent, message):
 )
 def test_of_every_kind(uninterrupted, tmp_path, arguments):
     folder = tmp_path / "run"
-    assert interrupted(folder, "step:6:0", "SIGTERM", *arguments)[0] == 128 + signal.SIGTERM
-    assert interrupted(folder, "step:4:0", "SIGKILL", *arguments)[0] == -signal.SIGKILL
+    assert interrupted(folder, "step:6:0:SIGTERM", *arguments)[0] == 128 + signal.SIGTERM
+    assert interrupted(folder, "step:4:0:SIGKILL", *arguments)[0] == -signal.SIGKILL
     complete(folder, *arguments)
     assert_same_run(folder, uninterrupted(*arguments))
     # And the same options give the same result, with nothing in between.
@@ -251,7 +250,7 @@ def test_of_every_kind(uninterrupted, tmp_path, arguments):
 @pytest.mark.slow
 def test_the_checkpoint_before_a_damaged_one(uninterrupted, tmp_path):
     folder = tmp_path / "run"
-    assert interrupted(folder, "step:10:0", "SIGTERM")[0] == 128 + signal.SIGTERM
+    assert interrupted(folder, "step:10:0:SIGTERM")[0] == 128 + signal.SIGTERM
     last, before = sorted((folder / "checkpoints").glob("*.npz"), reverse=True)
     last.write_bytes(last.read_bytes()[:-1000])
     output = complete(folder)

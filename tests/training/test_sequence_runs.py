@@ -59,7 +59,7 @@ def tag_values(folder, name):
 def test_rows_of_digits_on_two_replicas(tmp_path):
     folder = tmp_path / "run"
     options = {"model": "lstm", "norm": "sn", "train_examples": 64, "test_examples": 20}
-    done = run_script(*arguments(folder, replicas=2, log_every=2, **options))
+    done = run_script(*arguments(folder, replicas=2, log_every=2, **options), "--no-export")
     assert done.returncode == 0, done.stderr
     assert not complaints(done.stderr), "nothing but progress and results is shown"
     assert "64 training and 20 test images of 8 x 8, 10 classes" in done.stdout

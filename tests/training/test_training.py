@@ -38,12 +38,18 @@ def small(monkeypatch, tmp_path):
     )
 
 
+@pytest.fixture
+def quick(small):
+    """The same with a model that compiles in a second."""
+    return dataclasses.replace(small, model="mlp", norm="bn", width=1.0)
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A run of the script on two replicas: `(folder, what it printed)`."""
     folder = tmp_path_factory.mktemp("runs") / "run"
     done = run_script(
-        *("--model", "resnet20", "--norm", "sn", "--dataset", "digits", "--width", "0.25"),
+        *("--model", "conv6", "--norm", "sn", "--dataset", "digits", "--width", "0.1"),
         *("--epochs", str(EPOCHS), "--batch-size", str(BATCH), "--replicas", str(REPLICAS)),
         *("--train-examples", str(TRAIN), "--test-examples", "70", "--log-dir", str(folder)),
     )
@@ -184,20 +190,13 @@ def test_help_names_every_choice_and_every_default():
         assert help[option].endswith(end), help[option]
 
 
-@pytest.mark.process
-def test_a_bad_norm_is_one_line():
-    done = run_script("--norm", "sm")
-    assert done.returncode == 2 and not done.stdout
-    (line,) = complaints(done.stderr)
-    assert line.startswith("error: A norm is one of 'none', 'bn'") and "Received: 'sm'" in line
-
-
 @pytest.mark.parametrize(
     "arguments, message",
     [
         (["--model", "resnet21"], "Unknown model 'resnet21'. Known: resnet20, "),
         (["--model", "vgg"], "Unknown model 'vgg'"),
         (["--dataset", "no_such_set"], "Unknown dataset 'no_such_set'"),
+        (["--norm", "sm"], "error: A norm is one of 'none', 'bn'"),
         (["--norm", "gn(groups=5)"], "groups"),
         (["--batch-size", 0], "batch_size must be positive"),
         (["--batch-size", 2000], "do not fill one global batch"),
@@ -212,7 +211,7 @@ def test_a_bad_norm_is_one_line():
 )
 def test_options_that_cannot_be_honoured(tmp_path, arguments, message):
     code, out, err = script("--log-dir", tmp_path / "run", *arguments)
-    assert code == 2
+    assert code == 2 and not out
     (line,) = err.splitlines()
     assert line.startswith("error: ") and message in line
     assert not (tmp_path / "run").exists()
@@ -270,8 +269,8 @@ def test_bin_moves_its_gates_fast_and_free(small, tmp_path):
     assert preferences.history.keys() == {0, 2}
 
 
-def test_options_for_the_controls(small, tmp_path):
-    options = dataclasses.replace(small, norm="sn", control_multiplier=3.0, decay_controls=False)
+def test_options_for_the_controls(quick, tmp_path):
+    options = dataclasses.replace(quick, norm="sn", control_multiplier=3.0, decay_controls=False)
     training.train(dataclasses.replace(options, precision="mixed_float16", l2=0.01, log_every=1))
     optimizer = load(tmp_path / "run" / "model.keras").optimizer.inner_optimizer
     assert optimizer.control_multiplier == 3 and optimizer.l2 == 0.01
@@ -291,8 +290,8 @@ def test_weight_norm_starts_from_the_data(small, tmp_path):
 
 
 @pytest.mark.parametrize("data_init", [True, False])
-def test_weight_norm_starts_from_the_data_if_asked(small, tmp_path, data_init):
-    options = dataclasses.replace(small, norm="wn", learning_rate=1e-12, l2=0.0)
+def test_weight_norm_starts_from_the_data_if_asked(quick, tmp_path, data_init):
+    options = dataclasses.replace(quick, norm="wn", learning_rate=1e-12, l2=0.0)
     training.train(dataclasses.replace(options, data_init=data_init))
     trained = load(tmp_path / "run" / "model.keras")
     entry, _, options = catalog.select_model(options)
@@ -307,9 +306,9 @@ def test_weight_norm_starts_from_the_data_if_asked(small, tmp_path, data_init):
             assert not np.allclose(before.numpy(), after.numpy(), rtol=1e-2)
 
 
-def test_points_are_learned(small):
-    options = dataclasses.replace(small, model="mlp", norm="bn", width=1.0, dataset="points")
-    options = dataclasses.replace(options, train_examples=None, test_examples=None, epochs=5)
+def test_points_are_learned(quick):
+    options = dataclasses.replace(quick, dataset="points", epochs=5)
+    options = dataclasses.replace(options, train_examples=None, test_examples=None)
     assert training.train(options)["results"]["accuracy"] > 0.9
 
 
@@ -342,9 +341,9 @@ def test_schedules(schedule, warmup, expected):
         assert float(found) == pytest.approx(2 * rate, abs=1e-6), step
 
 
-def test_a_finished_run_is_made_longer(small, tmp_path):
+def test_a_finished_run_is_made_longer(quick, tmp_path):
     """It ends as if it had been so long from the start, and says so in its record."""
-    options = dataclasses.replace(small, schedule="constant", export=False)
+    options = dataclasses.replace(quick, schedule="constant", export=False)
     whole = training.train(dataclasses.replace(options, epochs=2, log_dir=str(tmp_path / "whole")))
     folder = str(tmp_path / "longer")
     training.train(dataclasses.replace(options, epochs=1, log_dir=folder))
@@ -358,8 +357,8 @@ def test_a_finished_run_is_made_longer(small, tmp_path):
         training.train(dataclasses.replace(longer, epochs=1))
 
 
-def test_a_run_whose_rates_depend_on_its_length_stays_as_it_is(small, tmp_path):
-    options = dataclasses.replace(small, epochs=1, export=False, log_dir=str(tmp_path / "run"))
+def test_a_run_whose_rates_depend_on_its_length_stays_as_it_is(quick, tmp_path):
+    options = dataclasses.replace(quick, epochs=1, export=False, log_dir=str(tmp_path / "run"))
     training.train(options)
     with pytest.raises(ValueError, match="cosine schedule spreads the learning rate.*constant"):
         training.train(dataclasses.replace(options, epochs=2, resume=True))

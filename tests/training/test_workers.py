@@ -1,7 +1,6 @@
 """scripts/train.py on several hosts: two processes on loopback are one on the global batch."""
 
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -13,7 +12,7 @@ import pytest
 
 import keras_norms  # noqa: F401, models are loaded
 from tests.support import child
-from tests.support.train_script import SCRIPT, record, run_script
+from tests.support.train_script import SCRIPT, record, script
 
 OPTIONS = (
     *("--model", "mlp", "--norm", "ln", "--dataset", "digits", "--width", "0.5"),
@@ -64,24 +63,20 @@ def test_two_workers_are_one_process(tmp_path):
     assert "test accuracy" in outputs[0] and "trained; the first worker" in outputs[1]
     assert outputs[0].count("Epoch 2/2") == 1 and "Epoch" not in outputs[1]
     single = tmp_path / "single"
-    done = run_script(*OPTIONS, "--epochs", "2", "--batch-size", "32", "--log-dir", str(single))
-    assert done.returncode == 0, done.stderr
+    code, _, errors = script(*OPTIONS, "--epochs", "2", "--batch-size", "32", "--log-dir", single)
+    assert code == 0, errors
     assert_same_run(record(folder), record(single))
     models = [keras.saving.load_model(path / "model.keras") for path in (folder, single)]
     for mine, theirs in zip(*(model.weights for model in models), strict=True):
         np.testing.assert_allclose(mine, theirs, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.process
-def test_replicas_are_not_chosen_twice(tmp_path):
+def test_replicas_are_not_chosen_twice(tmp_path, monkeypatch):
     config = {"cluster": {"worker": ["localhost:1", "localhost:2"]}}
     config["task"] = {"type": "worker", "index": 0}
-    os.environ["TF_CONFIG"] = json.dumps(config)
-    try:
-        done = run_script(*OPTIONS, "--replicas", "2", "--log-dir", str(tmp_path / "run"))
-    finally:
-        del os.environ["TF_CONFIG"]
-    assert done.returncode == 2 and "Leave --replicas out" in done.stderr
+    monkeypatch.setenv("TF_CONFIG", json.dumps(config))
+    code, _, errors = script(*OPTIONS, "--replicas", "2", "--log-dir", tmp_path / "run")
+    assert code == 2 and "Leave --replicas out" in errors
 
 
 @pytest.mark.process

@@ -884,6 +884,7 @@ def test_weight_standardization_offers_and_refuses_the_same():
 
 
 @KERAS_SKIPS
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras's
 def test_the_plain_layers_of_a_model_are_quantized(tmp_path):
     """Those before and those after a wrapped one; norms and wrapped layers stay as they are."""
     first, last, wrapped = layers.Dense(4), layers.Dense(2), WeightNormalization(layers.Dense(3))

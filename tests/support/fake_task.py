@@ -79,10 +79,13 @@ def main(folder, kinds):
 
     tasks = [Fake(kind=kind) for kind in kinds]
     try:
-        rows, _, failures = execute(runs(*tasks), [1], folder / "runs", jobs=2)
+        done = execute(runs(*tasks), [1], folder / "runs", jobs=2)
     except KeyboardInterrupt:
         sys.exit(130)
-    print([row["which"] for row in rows if "result" in row], sorted(p.name for p in failures))
+    print(
+        [row["which"] for row in done.rows if "result" in row],
+        sorted(p.name for p in done.failures),
+    )
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import datetime
 import json
 import math
 import multiprocessing
@@ -20,7 +21,7 @@ import zoo.norms
 from keras_norms.output import markdown_table
 from tests.support import child
 from tests.support.fake_task import Fake, double, runs
-from zoo.laboratory import execute, figures, results
+from zoo.laboratory import execute, figures, provenance, results
 from zoo.laboratory.judge import judge
 from zoo.laboratory.shares import Shares, Simplex
 from zoo.laboratory.studies import studies
@@ -203,6 +204,52 @@ def test_calibration_seeds_are_not_judged():
     assert "not judged: -1000000.000, -1000000.000" in results.text(only)
 
 
+# Where results come from.
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    """`git(*arguments)` in a repository of two files, which is taken for that of the package."""
+    monkeypatch.setattr(provenance, "ROOT", tmp_path)
+
+    def git(*arguments):
+        who = ("-c", "user.name=A", "-c", "user.email=a@example.org")
+        done = subprocess.run(["git", *who, *arguments], cwd=tmp_path, capture_output=True)
+        assert not done.returncode, done.stderr
+
+    git("init", "--quiet")
+    for name in ("claims.py", "other.py"):
+        (tmp_path / name).write_text("")
+        git("add", name)
+        git("commit", "--quiet", "--message", name)
+    return git
+
+
+def test_a_commit_says_whether_files_differ_from_it(checkout, tmp_path):
+    clean = provenance.commit()
+    assert re.fullmatch("[0-9a-f]{10}", clean)
+    (tmp_path / "notes.txt").write_text("not under version control")
+    assert provenance.commit() == clean
+    (tmp_path / "other.py").write_text("changed")
+    assert provenance.commit() == f"{clean}+"
+
+
+def test_the_last_change_is_that_of_the_files(checkout, tmp_path):
+    claims, other = tmp_path / "claims.py", tmp_path / "other.py"
+    first, second = provenance.last_change([claims]), provenance.last_change([other])
+    assert second["commit"] == provenance.commit() != first["commit"]
+    assert provenance.last_change([claims, other]) == second
+    assert datetime.datetime.fromisoformat(first["date"]).tzinfo
+    other.write_text("changed")
+    assert provenance.last_change([claims]) == first and provenance.last_change([other]) is None
+
+
+def test_outside_a_checkout_there_is_no_commit(tmp_path, monkeypatch):
+    monkeypatch.setattr(provenance, "ROOT", tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert provenance.commit() is None and provenance.last_change([tmp_path]) is None
+
+
 # Runs. Most tests do them in their own process.
 
 
@@ -292,6 +339,14 @@ def test_a_record_that_was_cut_off_is_no_record(do, tmp_path, name):
     path.write_text(path.read_text()[:-5])
     rows, failures, begun = do(Fake(), Fake())
     assert begun == ["run0-s1"] and not failures and len(rows) == 2
+
+
+def test_a_record_of_an_older_version_is_no_record(do, tmp_path):
+    do(Fake(), Fake())
+    path = tmp_path / "runs" / "run0-s1" / "task.json"
+    path.write_text(json.dumps(json.loads(path.read_text())["settings"]))
+    rows, failures, begun = do(Fake(), Fake())
+    assert begun == ["run0-s1"] and not failures and [row["tries"] for row in rows] == [1, 1]
 
 
 def start(folder, *kinds):
@@ -598,7 +653,7 @@ def test_a_plan_can_be_run(name, scale):
 @pytest.mark.parametrize("name", STUDIES)
 def test_a_study_is_complete(name):
     study = STUDIES[name]
-    assert {"smoke", "cpu", "full"} <= set(study.scales) <= set(SCALES)
+    assert set(study.scales) == set(SCALES)
     assert study.question.endswith("?")
     names = [(claim.name, claim.case) for claim in study.claims]
     assert names and len(set(names)) == len(names)

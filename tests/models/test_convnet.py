@@ -16,6 +16,7 @@ BUILDERS = {
     "conv6": lambda spec: convnet("conv6", 3, spec, (8, 8, 1), width=1 / 16),
     "mlp": lambda spec: mlp(3, spec, (8, 8, 1), hidden=(8, 4)),
 }
+CONVNETS = ("convpool", "conv6")
 ROWS = {"convpool": "convnet", "conv6": "convnet", "mlp": "mlp"}
 WORKING = [(b, spec) for spec in SUPPORT for b in BUILDERS if SUPPORT[spec][ROWS[b]]]
 REFUSED = [(b, spec) for spec in SUPPORT for b in BUILDERS if not SUPPORT[spec][ROWS[b]]]
@@ -28,8 +29,11 @@ def parameters(model):
 @pytest.mark.parametrize(
     ("builder", "spec"),
     [
-        pytest.param(*pair, marks=pytest.mark.slow if pair[0] == "conv6" and i % 2 else ())
-        for i, pair in enumerate(WORKING)
+        # One of the two convolutional nets for each norm.
+        pytest.param(*pair, marks=pytest.mark.slow if pair[0] == CONVNETS[i % 2] else ())
+        for i, spec in enumerate(SUPPORT)
+        for pair in WORKING
+        if pair[1] == spec
     ],
 )
 def test_every_norm_trains_a_step_and_survives_saving(builder, spec, tmp_path):

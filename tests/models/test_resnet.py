@@ -30,7 +30,9 @@ def test_number_of_trainable_parameters(depth, classes, expected):
     assert parameters(resnet(depth, classes)) == expected
 
 
-@pytest.mark.parametrize("depth", [20, 32, 44, 56, 110])
+@pytest.mark.parametrize(
+    "depth", [20, 32, 44, *(pytest.param(n, marks=pytest.mark.slow) for n in (56, 110))]
+)
 def test_depth_counts_layers_with_weights(depth):
     model = resnet(depth, 10, width=0.25)
     convolutions = [layer for layer in model.layers if isinstance(layer, keras.layers.Conv2D)]
@@ -107,7 +109,21 @@ def test_logits_are_float32_under_mixed_precision():
     assert model.get_layer("stage1_block1_norm1").compute_dtype == "bfloat16"
 
 
+def test_a_small_stem_keeps_the_pixels():
+    def maps(stem):
+        model = resnet(18, 10, width=0.25, input_shape=(32, 32, 3), stem=stem)
+        ends = [f"stage{stage}_block2_relu" for stage in (1, 2, 3, 4)]
+        return [model.get_layer(name).output.shape[1:] for name in ["stem_relu", *ends]]
+
+    channels = (16, 16, 32, 64, 128)
+    assert maps("small") == [(n, n, c) for n, c in zip((32, 32, 16, 8, 4), channels, strict=True)]
+    assert maps(None) == maps("large")
+    assert maps("large") == [(n, n, c) for n, c in zip((16, 8, 4, 2, 1), channels, strict=True)]
+
+
 def test_errors():
+    with pytest.raises(ValueError, match="`stem` must be 'small' or 'large'.*stem='medium'"):
+        resnet(18, 10, stem="medium")
     with pytest.raises(ValueError, match="`depth` must be one of 20, 32.*depth=21"):
         resnet(21, 10)
     with pytest.raises(ValueError, match="Received: 'batch'"):

@@ -61,6 +61,13 @@ def test_options_reach_their_builders():
     assert rates == {0.3}
 
 
+def test_the_small_resnet_18_has_16_to_128_channels():
+    model = catalog.entries()["resnet18_small"].build(3, "ln", (32, 32, 3), width=1.0)
+    norms = [layer for layer in model.layers if layer.name.endswith("norm1")]
+    assert [layer.gamma.shape[-1] for layer in norms][::2] == [16, 32, 64, 128]
+    assert not [layer for layer in model.layers if "pool_pad" in layer.name]
+
+
 def test_recipes():
     def recipe(**options):
         return catalog.select_model(TrainOptions(**options))[1]

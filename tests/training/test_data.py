@@ -202,6 +202,24 @@ def test_subsets_and_sizes():
             data.load("digits", train_examples=wrong)
 
 
+def test_a_seed_draws_the_examples(digits):
+    def drawn(seed, name="digits"):
+        examples = data.load(name, train_examples=100, test_examples=10, draw_seed=seed)
+        assert len(examples.train) == 100
+        tests = [x.tobytes() for x, _ in examples.test.as_numpy_iterator()]
+        assert tests == [x.tobytes() for x, _ in digits.test.take(10).as_numpy_iterator()]
+        return [x.tobytes() for x, _ in examples.train.as_numpy_iterator()]
+
+    whole = [x.tobytes() for x, _ in digits.train.as_numpy_iterator()]
+    one, other = drawn(0), drawn(1)
+    assert one == drawn(0)
+    assert len({*one, *other, *whole[:100]}) > 250, "different ones"
+    places = [whole.index(x) for x in one]
+    assert places == sorted(places) and len(set(places)) == 100
+    with pytest.raises(ValueError, match="draw_examples has no effect without train_examples"):
+        data.load("digits", draw_seed=0)
+
+
 def test_rows_are_those_of_the_images(prepared):
     for name in ("digits", "tiny/plain"):
         images, rows = (data.load(name, prepared, sequences=flag) for flag in (False, True))

@@ -49,7 +49,7 @@ def run(tmp_path_factory):
     """A run of the script on two replicas: `(folder, what it printed)`."""
     folder = tmp_path_factory.mktemp("runs") / "run"
     done = run_script(
-        *("--model", "conv6", "--norm", "sn", "--dataset", "digits", "--width", "0.1"),
+        *("--model", "mlp", "--norm", "sn", "--dataset", "digits"),
         *("--epochs", str(EPOCHS), "--batch-size", str(BATCH), "--replicas", str(REPLICAS)),
         *("--train-examples", str(TRAIN), "--test-examples", "70", "--log-dir", str(folder)),
     )

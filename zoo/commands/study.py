@@ -68,8 +68,6 @@ def run(options: Options) -> None:
     if options.study not in known:
         raise ValueError(f"Unknown study {options.study!r}. Known: {', '.join(known)}")
     study = known[options.study]
-    if options.scale not in study.scales:
-        raise ValueError(f"{options.study} has the scales {', '.join(study.scales)}.")
     scale = study.scales[options.scale]
     seeds = scale.seeds if options.seeds is None else options.seeds
     if len(set(seeds)) < len(seeds) or not seeds or min(seeds) < 0:

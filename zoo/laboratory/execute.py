@@ -209,7 +209,7 @@ def _do(task: Task, seed: int, place: Path, data_dir: str | None) -> None:
 def _read_record(place: Path, task: Task) -> dict[str, Any] | None:
     """What a run left in its folder; None if it is not done, or has other settings."""
     origin, results = (_read_json(place / name) for name in ("task.json", "rows.json"))
-    if not origin or not results or origin["settings"] != describe(task):
+    if not origin or not results or origin.get("settings") != describe(task):
         return None
     return origin | results
 

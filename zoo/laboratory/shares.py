@@ -19,7 +19,8 @@ Bar = Mapping[str, float | Sequence[float]]
 class Shares:
     """Panels of stacked bars, whose parts are shares of 1.
 
-    Whiskers at the end of a part are one standard deviation of its share over seeds, up and down.
+    The whisker in the middle of a part is one standard deviation of its share over seeds, up and
+    down.
 
     Attributes:
         caption: what to see.

@@ -1,5 +1,6 @@
 """Which statistics do layers choose, and how does that move with the batch size?"""
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,26 +17,34 @@ from zoo.training import TrainOptions
 RESNET = "ResNet-20"
 
 
-def plan(batches: Sequence[int], global_batch: int, **options: Any) -> list[Run]:
-    """The same steps on the same batches, with different numbers of samples per statistic."""
-    return [
-        ghost_run("resnet20", RESNET, batch, batch_size=global_batch, **options)
-        for batch in batches
-    ]
-
-
-def ghost_run(model: str, name: str, batch: int, **options: Any) -> Run:
-    """A training whose batch statistics are those of so many samples.
+def ghost_runs(
+    model: str, name: str, batches: Sequence[int], global_batch: int, **options: Any
+) -> list[Run]:
+    """The same steps on the same batches, with different numbers of samples per statistic.
 
     Args:
         model: what is trained.
         name: what figures call it.
-        batch: the number of samples that share statistics.
+        batches: how many samples share statistics: a run for each number.
+        global_batch: samples of a step.
         **options: other `TrainOptions`.
     """
-    settings = TrainOptions(model=model, norm=f"sn(ghost_batch_size={batch})", **options)
-    factors = {"model": name, "batch": batch}
-    return Run(f"{model}-b{batch}", factors, Train(settings, (preferences,)))
+    return [
+        Run(
+            f"{model}-b{batch}",
+            {"model": name, "batch": batch},
+            Train(
+                TrainOptions(
+                    model=model,
+                    norm=f"sn(ghost_batch_size={batch})",
+                    batch_size=global_batch,
+                    **options,
+                ),
+                (preferences,),
+            ),
+        )
+        for batch in batches
+    ]
 
 
 def share_lists(rows: Rows, kind: str, block: str) -> dict[str, list[float]]:
@@ -134,6 +143,34 @@ FIGURES: dict[str, Figure] = {
     ),
 }
 
+# Sizes for whether it works, and for a first look.
+SMOKE = Scale(
+    dict(
+        dataset="digits",
+        train_examples=64,
+        test_examples=32,
+        epochs=1,
+        batches=(32, 2),
+        global_batch=32,
+        width=0.25,
+    ),
+    seeds=(0, 1),
+)
+QUICK = Scale(
+    dict(
+        dataset="cifar10",
+        train_examples=4000,
+        test_examples=1000,
+        epochs=10,
+        batches=(32, 8, 2),
+        global_batch=64,
+        learning_rate=0.4,
+        l2=5e-5,
+        width=0.5,
+    ),
+    seeds=(0, 1, 2),
+)
+
 STUDY = Study(
     question="Which statistics do layers choose, and how does that move with the batch size?",
     about=(
@@ -142,34 +179,10 @@ STUDY = Study(
         "(ghost batches), as if each replica had so many. Importance is the average of the weights "
         "for mean and variance. The paper's net is a ResNet-50 on ImageNet."
     ),
-    plan=plan,
+    plan=functools.partial(ghost_runs, "resnet20", RESNET),
     scales={
-        "smoke": Scale(
-            dict(
-                dataset="digits",
-                train_examples=64,
-                test_examples=32,
-                epochs=1,
-                batches=(32, 2),
-                global_batch=32,
-                width=0.25,
-            ),
-            seeds=(0, 1),
-        ),
-        "cpu": Scale(
-            dict(
-                dataset="cifar10",
-                train_examples=4000,
-                test_examples=1000,
-                epochs=10,
-                batches=(32, 8, 2),
-                global_batch=64,
-                learning_rate=0.4,
-                l2=5e-5,
-                width=0.5,
-            ),
-            seeds=(0, 1, 2),
-        ),
+        "smoke": SMOKE,
+        "cpu": QUICK,
         "evidence": Scale(
             dict(
                 dataset="cifar10",

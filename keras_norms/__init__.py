@@ -22,6 +22,9 @@ from keras_norms.optimizers import (
 )
 from keras_norms.registry import NAMES, get
 from keras_norms.statistics import freeze, recalibrate, unfreeze
+from keras_norms.surgery.convert import convert
+from keras_norms.surgery.fold import fold
+from keras_norms.surgery.strip import strip
 from keras_norms.switchable import SwitchableNormalization
 from keras_norms.version import __version__
 from keras_norms.weight import WeightNormalization
@@ -48,11 +51,14 @@ __all__ = [
     "callbacks",
     "configure_optimizer",
     "control_variables",
+    "convert",
     "data_dependent_init",
+    "fold",
     "freeze",
     "get",
     "importance",
     "no_decay_variables",
     "recalibrate",
+    "strip",
     "unfreeze",
 ]

@@ -74,7 +74,7 @@ class BatchInstanceNormalization(MovingNormalization):
         super().__init__(axis, momentum, epsilon, center, scale, **kwargs)
         self.gate_initializer = initializer("gate_initializer", gate_initializer)
         self.gate_regularizer = keras.regularizers.get(gate_regularizer)
-        self.gate = None
+        self.gate: keras.Variable = None
 
     def build(self, input_shape: Shape) -> None:
         super().build(input_shape)

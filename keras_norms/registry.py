@@ -85,6 +85,7 @@ class Norm:
             None.
         has_batch_statistics: whether training uses statistics of the batch.
         needs_spatial_axis: whether inputs need axes beside samples and channels.
+        given: names of the arguments that the spec decides: all, if it is a layer's config.
     """
 
     spec: Any = dataclasses.field(hash=False)
@@ -93,6 +94,7 @@ class Norm:
     weight_norm: dict[str, Any] | None = dataclasses.field(default=None, compare=False, repr=False)
     has_batch_statistics: bool = dataclasses.field(default=False, compare=False, repr=False)
     needs_spatial_axis: bool = dataclasses.field(default=False, compare=False, repr=False)
+    given: frozenset[str] = dataclasses.field(default=frozenset(), compare=False, repr=False)
     # The class and the config of the layer that normalizes activations, or None.
     _template: tuple[Any, dict[str, Any]] | None = dataclasses.field(
         default=None, compare=False, repr=False
@@ -187,7 +189,8 @@ def get(spec: Any) -> Norm:
             layer = keras.saving.deserialize_keras_object(copy.deepcopy(spec))
             return _from_layer(copy.deepcopy(spec), layer)
         if callable(spec):
-            return _from_layer(spec, spec())
+            norm = _from_layer(spec, spec())
+            return dataclasses.replace(norm, given=frozenset()) if inspect.isclass(spec) else norm
     except TypeError as error:
         raise ValueError(f"{_expected()} Received: {spec!r} ({error})") from error
     raise ValueError(f"{_expected()} Received: {spec!r}")
@@ -218,7 +221,8 @@ def _from_string(spec: str) -> Norm:
             f"The norm {name!r} takes no argument {refused[0]!r}: its name, or the model that "
             f"uses it, decides that. Received: {spec!r}"
         )
-    arguments = {**defaults, **fixed, **arguments}
+    given = {**fixed, **arguments}
+    arguments = {**defaults, **given}
     weight = cls is WeightNormalization
     # The layer made here only checks the arguments. Kernels are checked when a layer is wrapped.
     probed = {key: value for key, value in arguments.items() if not weight or key != "kernels"}
@@ -232,7 +236,7 @@ def _from_string(spec: str) -> Norm:
             weight_norm=arguments,
             has_batch_statistics=arguments["mean_only_batch_norm"],
         )
-    return _from_layer(canonical, layer)
+    return dataclasses.replace(_from_layer(canonical, layer), given=frozenset(given))
 
 
 def _parse(spec: str) -> tuple[str, list[Any], dict[str, Any]]:
@@ -281,6 +285,7 @@ def _from_layer(spec: Any, layer: Any) -> Norm:
         removes_bias=removes_bias,
         has_batch_statistics=has_batch_statistics(layer),
         needs_spatial_axis=getattr(layer, "needs_positions", False),
+        given=frozenset(config),
         _template=(type(layer), config),
     )
 

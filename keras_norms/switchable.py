@@ -89,7 +89,8 @@ class SwitchableNormalization(MovingNormalization):
         self.groups = check_groups(groups)
         self.logits_initializer = initializer("logits_initializer", logits_initializer)
         self.logits_regularizer = keras.regularizers.get(logits_regularizer)
-        self.mean_logits = self.variance_logits = None
+        self.mean_logits: keras.Variable = None
+        self.variance_logits: keras.Variable = None
 
     @property
     def has_batch_statistics(self) -> bool:

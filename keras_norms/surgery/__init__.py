@@ -1,0 +1,1 @@
+"""Surgery on models that exist: other norms, or none."""

@@ -65,6 +65,8 @@ class Normalization(keras.layers.Layer):
     removes_bias = False
     # Arguments of the base classes that a class does not have.
     absent_arguments: ClassVar[tuple[str, ...]] = ()
+    # Arguments of layers of this name elsewhere, and the values that mean what this class does.
+    foreign_arguments: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
 
     def __init__(
         self,
@@ -107,6 +109,26 @@ class Normalization(keras.layers.Layer):
         # Keras would otherwise cast the input to the compute dtype before `call` sees it.
         self.autocast = False
         self.gamma = self.beta = None
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "Normalization":
+        """The layer of a config, also of the layer of this name in Keras 2 or 3, or in Addons.
+
+        Raises:
+            ValueError: if that layer computes something else.
+        """
+        config = dict(config)
+        for name, values in cls.foreign_arguments.items():
+            value = config.pop(name, None)
+            if value is not None and value not in values:
+                raise ValueError(
+                    f"{cls.__name__} has no argument `{name}`, and computes what such layers do "
+                    f"with {name}={values[0] if values else None}. Received: {name}={value!r}"
+                )
+        axis = config.get("axis", -1)
+        if isinstance(axis, (list, tuple)) and len(axis) == 1:
+            config["axis"] = axis[0]  # as Keras 2 writes it
+        return super().from_config(config)
 
     @classmethod
     def refuse_absent(cls, arguments: Mapping[str, Any]) -> None:

@@ -1,7 +1,7 @@
 """Batch normalization, and batch renormalization."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from keras import ops
 
@@ -66,6 +66,12 @@ class BatchNormalization(MovingNormalization):
         0.2
     """
 
+    # Of Keras 2. Whether its program was fused does not change what it computes.
+    foreign_arguments: ClassVar[Mapping[str, tuple[Any, ...]]] = {
+        "fused": (False, True),
+        "virtual_batch_size": (),
+        "adjustment": (),
+    }
     _needs_sample_moments = False
 
     def __init__(

@@ -42,6 +42,21 @@ class InstanceNormalization(Normalization):
     needs_positions = True
     removes_bias = True
 
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "InstanceNormalization":
+        """The layer of a config, also of the layer of this name in Addons or keras-contrib.
+
+        Raises:
+            ValueError: if that layer normalizes over all channels together.
+        """
+        if config.get("axis", -1) is None:  # the default of keras-contrib
+            raise ValueError(
+                "With axis=None, keras-contrib normalizes over all channels together. Use "
+                "GroupNormalization(groups=1). Received: axis=None"
+            )
+        # Addons writes the number of channels, each of which is a group.
+        return super().from_config({k: v for k, v in config.items() if k != "groups"})
+
     def build(self, input_shape: Shape) -> None:
         super().build(input_shape)
         self._refuse_single_elements(input_shape, 1)

@@ -11,6 +11,7 @@ import numpy as np
 from keras import ops
 
 from keras_norms import patching
+from keras_norms.arguments import positive
 from keras_norms.model_layers import all_variables, has_batch_statistics, is_norm, named_layers
 from keras_norms.moments import Moments, Tensor, pool
 from keras_norms.moving import MovingNormalization, steps_seen
@@ -55,7 +56,12 @@ def unfreeze(model: keras.Model) -> None:
 
 
 def recalibrate(
-    model: keras.Model, data: Iterable, steps: int | None = None, exact: bool = False
+    model: keras.Model,
+    data: Any,
+    steps: int | None = None,
+    exact: bool = False,
+    batch_size: int | None = None,
+    verbose: bool = True,
 ) -> int:
     """Replaces moving statistics by those of `data` under the present weights.
 
@@ -77,18 +83,21 @@ def recalibrate(
 
     Args:
         model: a built `keras.Model`.
-        data: iterable of batches as `fit` takes them: `x`, `(x, y)` or `(x, y, weights)`. With
-            `exact=True` it is iterated once per norm, so it must start again each time, as a
-            list or a `tf.data.Dataset` does.
+        data: an array of samples, or a dict of arrays, as `fit` takes them for `x`; or an
+            iterable of batches: `x`, `(x, y)` or `(x, y, weights)`. With `exact=True` it is
+            iterated once per norm, so it must start again each time, as a list or a
+            `tf.data.Dataset` does.
         steps: int, how many batches to use; by default all.
         exact: whether to make one pass for each norm.
+        batch_size: int, the samples of a batch, where `data` is an array; by default 32.
+        verbose: whether to show the progress.
 
     Returns:
         The number of batches used.
 
     Raises:
-        ValueError: if there is no data, if there is no norm with batch statistics, or if the
-            model called none of them.
+        ValueError: if there is no data, if there is no norm with batch statistics, if the model
+            called none of them, or if batches are given and a `batch_size` as well.
 
     Reference:
         [Differentiable Learning-to-Normalize](https://arxiv.org/abs/1806.10779), section 3.1,
@@ -99,8 +108,7 @@ def recalibrate(
         >>> norm = keras_norms.BatchNormalization()
         >>> model = keras.Sequential([keras.Input((1,)), norm])
         >>> batches = [keras.ops.array([[1.0], [3.0]]), keras.ops.array([[5.0], [7.0]])]
-        >>> keras_norms.recalibrate(model, batches)  # doctest: +ELLIPSIS
-        recalibrate...
+        >>> keras_norms.recalibrate(model, batches, verbose=False)
         2
         >>> float(norm.moving_mean[0]), float(norm.moving_variance[0])
         (4.0, 5.0)
@@ -108,13 +116,14 @@ def recalibrate(
     norms = [layer for layer in named_layers(model).values() if _has_moving_statistics(layer)]
     if not norms:
         raise ValueError(f"The model {model.name!r} has no built layer with batch statistics.")
+    data = _in_batches(data, batch_size)
     moving = {id(variable) for norm in norms for variable in _moving(norm)}
     moving |= {id(norm.moving_steps) for norm in norms if getattr(norm, "max_steps", None)}
     others = [variable for variable in all_variables(model) if id(variable) not in moving]
     values = [ops.convert_to_numpy(variable) for variable in others]
     try:
         if not exact:
-            return _recalibrate(model, norms, data, steps, "recalibrate")
+            return _recalibrate(model, norms, data, steps, "recalibrate" if verbose else None)
         if iter(data) is data:
             raise ValueError(
                 "exact=True iterates over `data` once per norm. Pass a list, or a dataset that "
@@ -124,7 +133,7 @@ def recalibrate(
         passes = _passes(model, norms)
         for number, together in enumerate(passes, 1):
             title = f"recalibrate {number}/{len(passes)}: {together[0].name}"
-            used = _recalibrate(model, together, data, steps, title)
+            used = _recalibrate(model, together, data, steps, title if verbose else None)
         return used
     finally:
         for variable, value in zip(others, values, strict=True):
@@ -132,16 +141,27 @@ def recalibrate(
 
 
 def _recalibrate(
-    model: keras.Model, norms: Sequence, data: Iterable, steps: int | None, title: str
+    model: keras.Model, norms: Sequence, data: Iterable, steps: int | None, title: str | None
 ) -> int:
     """One pass over the data: pools the batch statistics of `norms` and assigns the result.
+
+    Args:
+        model: the model.
+        norms: those whose statistics are replaced.
+        data: iterable of batches.
+        steps: how many to use, or None.
+        title: what to print above the progress; None for no output.
 
     Returns:
         The number of batches used.
     """
     pooled = {id(norm): _Pooled() for norm in norms}
-    print(title)
-    progress = keras.utils.Progbar(steps or _length(data), unit_name="batch")
+    known = [number for number in (steps, _length(data)) if number is not None]
+    progress = keras.utils.Progbar(
+        min(known, default=None), verbose=0 if title is None else 1, unit_name="batch"
+    )
+    if title is not None:
+        print(title)
     used = 0
     with contextlib.ExitStack() as stack:
         for norm in norms:
@@ -152,7 +172,8 @@ def _recalibrate(
             progress.update(used, finalize=used == progress.target)
     if not used:
         raise ValueError("`data` holds no batch. Pass batches x or (x, y, ...).")
-    if progress.target is None:
+    if used != progress.target:  # which was not known, or the data ended before
+        progress.target = used
         progress.update(used, finalize=True)
     if not any(part.measured for part in pooled.values()):
         raise ValueError(
@@ -320,6 +341,26 @@ def _count(inputs: Tensor, mask: Tensor | None, axis: int) -> Any:
     mask = ops.convert_to_numpy(mask).astype(bool)
     mask = np.broadcast_to(mask.reshape(mask.shape + (1,) * (len(shape) - mask.ndim)), shape)
     return np.moveaxis(mask, axis, -1).reshape(-1, shape[axis]).sum(0)
+
+
+def _in_batches(data: Any, batch_size: int | None) -> Iterable:
+    """`data` as an iterable of batches."""
+    parts = keras.tree.flatten(data) if isinstance(data, dict) else [data]
+    if not all(hasattr(part, "shape") and hasattr(part, "__getitem__") for part in parts):
+        if batch_size is not None:
+            raise ValueError(
+                "`batch_size` divides an array into batches, and these are batches already. "
+                f"Received: batch_size={batch_size}, data={type(data).__name__}"
+            )
+        return data
+    count, size = (
+        parts[0].shape[0],
+        32 if batch_size is None else positive("batch_size", batch_size),
+    )
+    return [
+        keras.tree.map_structure(lambda part, i=i: part[i : i + size], data)
+        for i in range(0, count, size)
+    ]
 
 
 def _length(data: Iterable) -> int | None:

@@ -51,6 +51,9 @@ class WeightNormalization(KernelNormalization):
 
     Under Bidirectional these names begin with `forward_` and `backward_`.
 
+    Weights of a plain layer go into the wrapped one by `.layer.set_weights`, also after `build`:
+    the gains follow. A weights file of a plain model is refused: load it into that model first.
+
     What else the wrapped layer has can be read and called here too: `units`, `bias`, `states`,
     `reset_state()`. Its `kernel`, read here, is the `w` in use. `quantize` and `enable_lora`
     are refused, since they would replace the kernel: they need the plain layer that `remove()`
@@ -135,6 +138,7 @@ class WeightNormalization(KernelNormalization):
                 autocast=False,
             )
             setattr(self, name, gain)
+        self._follow_set_weights()
         if self.mean_only_batch_norm is not None:
             shape = tuple(self.layer.compute_output_shape(input_shape))
             sizes = unit_sizes(self.layer)
@@ -231,6 +235,26 @@ class WeightNormalization(KernelNormalization):
         bias = 0 if layer.bias is None else value_of(layer.bias)
         bias = bias - ops.reshape(norm.moving_mean, unit_sizes(layer))
         return self._plain(with_bias(layer), bias)
+
+    def _follow_set_weights(self) -> None:
+        """Lets the gains start anew when plain weights are put into the wrapped layer.
+
+        Its kernel would get the length of the one before.
+        """
+        set_weights = self.layer.set_weights
+
+        def set_weights_and_gains(weights: Sequence[Any]) -> None:
+            set_weights(weights)
+            for name, kernel, axes in self._kernels():
+                gain = getattr(self, name)
+                gain.assign(initial_gain(kernel, axes, gain.shape, gain.dtype))
+
+        self.layer.set_weights = set_weights_and_gains
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], **kwargs: Any) -> "WeightNormalization":
+        """The layer of a config. That of TensorFlow Addons is accepted, without its `data_init`."""
+        return super().from_config({k: v for k, v in config.items() if k != "data_init"}, **kwargs)
 
     def get_config(self) -> dict[str, Any]:
         return {

@@ -146,6 +146,34 @@ def test_a_failure_leaves_the_model_as_it_was():
         np.testing.assert_array_equal(value, variable)
 
 
+def test_arrays_are_divided_into_batches():
+    net = model(keras_norms.BatchNormalization)
+    results = []
+    for data, options in (
+        (split([20, 20, 8]), {}),
+        (X, {"batch_size": 20}),
+        (ops.convert_to_tensor(X), {"batch_size": 20}),
+        ({net.layers[0].name: X}, {"batch_size": 20}),
+    ):
+        assert keras_norms.recalibrate(net, data, verbose=False, **options) == 3
+        results.append(np.concatenate([moving(net, "norm1"), moving(net, "norm2")]))
+    assert not [other for other in results if np.any(other != results[0])]
+    assert keras_norms.recalibrate(net, X) == 2  # batches of 32, as `fit` makes them
+    with pytest.raises(ValueError, match="these are batches already.*batch_size=8, data=list"):
+        keras_norms.recalibrate(net, [X], batch_size=8)
+
+
+def test_progress_ends_where_the_data_ends(capsys):
+    net = model(keras_norms.BatchNormalization)
+    for data in (split(SPLITS[1]), iter(split(SPLITS[1]))):
+        assert keras_norms.recalibrate(net, data, steps=200) == 3
+        printed = capsys.readouterr().out
+        assert "3/3" in printed.rpartition("\r")[2].rpartition("\b")[2] and printed[-1] == "\n"
+    keras_norms.recalibrate(net, [X], verbose=False)
+    keras_norms.recalibrate(net, [X], exact=True, verbose=False)
+    assert not capsys.readouterr().out
+
+
 def test_recalibrate_errors():
     net = model(keras_norms.BatchNormalization)
     with pytest.raises(ValueError, match="no batch"):

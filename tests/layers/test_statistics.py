@@ -149,13 +149,14 @@ def test_a_failure_leaves_the_model_as_it_was():
 def test_arrays_are_divided_into_batches():
     net = model(keras_norms.BatchNormalization)
     results = []
-    for data, options in (
-        (split([20, 20, 8]), {}),
-        (X, {"batch_size": 20}),
-        (ops.convert_to_tensor(X), {"batch_size": 20}),
-        ({net.layers[0].name: X}, {"batch_size": 20}),
+    named = keras.Model({"images": net.input}, net.output)
+    for each, data, options in (
+        (net, split([20, 20, 8]), {}),
+        (net, X, {"batch_size": 20}),
+        (net, ops.convert_to_tensor(X), {"batch_size": 20}),
+        (named, {"images": X}, {"batch_size": 20}),
     ):
-        assert keras_norms.recalibrate(net, data, verbose=False, **options) == 3
+        assert keras_norms.recalibrate(each, data, verbose=False, **options) == 3
         results.append(np.concatenate([moving(net, "norm1"), moving(net, "norm2")]))
     assert not [other for other in results if np.any(other != results[0])]
     assert keras_norms.recalibrate(net, X) == 2  # batches of 32, as `fit` makes them

@@ -149,7 +149,8 @@ def test_a_failure_leaves_the_model_as_it_was():
 def test_arrays_are_divided_into_batches():
     net = model(keras_norms.BatchNormalization)
     results = []
-    named = keras.Model({"images": net.input}, net.output)
+    images = keras.Input((6, 6, 3), name="images")
+    named = keras.Model({"images": images}, net(images))
     for each, data, options in (
         (net, split([20, 20, 8]), {}),
         (net, X, {"batch_size": 20}),

@@ -585,8 +585,12 @@ def sequences(draw):
         "unroll": draw(st.booleans()),
         "max_steps": draw(st.sampled_from([1, 2, 3, 10])),
     }
+    spec = draw(st.sampled_from(reference_lstm.SPECS))
+    if spec == "none" and options["go_backwards"] and options["zero_output_for_mask"]:
+        # It runs in Keras's loop, which, unrolled, masks the outputs in the order of the inputs.
+        options["unroll"] = False
     return {
-        "spec": draw(st.sampled_from(reference_lstm.SPECS)),
+        "spec": spec,
         "units": draw(st.sampled_from([1, 2, 3, 4])),
         "shape": shape,
         "options": options,

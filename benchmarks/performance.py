@@ -38,6 +38,7 @@ TABLES = {
     "models": (models.convolutional, 30),
     "sequence-models": (models.sequential, 20),
     "replicas": (models.replicated, 15),
+    "folded": (models.folded, 20),
 }
 Known = dict[str, dict[str, Any]]  # {table: its provenance and columns}, as in performance.json
 OURS = ("BN", "mean-only BN", "IN", "LN (GN, 1 group)", "GN (32 groups)", "SN", "BIN")

@@ -25,8 +25,8 @@ class SwitchableNormalization(MovingNormalization):
     `k` runs over `statistics`. All kinds are pooled from the instance moments, so they cost one
     pass over the activation together. Inference replaces the batch statistics by moving ones.
 
-    Variances are biased, as in the paper: they divide by the number of elements n. The official
-    PyTorch code divides by n - 1, so imported weights give slightly different results here.
+    Variances are biased, as in the paper: they divide by the number of elements n. Those of the
+    official PyTorch code are not: for weights from there, use `unbiased=True`.
 
     Args:
         axis: int, the channel axis.
@@ -41,6 +41,8 @@ class SwitchableNormalization(MovingNormalization):
         logits_initializer: initializer of `mean_logits` and `variance_logits`, of shape
             `(number of statistics in use,)`.
         logits_regularizer: regularizer of both.
+        unbiased: whether instance variances divide by n - 1, as in the official PyTorch code,
+            which makes the others from them.
         **kwargs: arguments of `MovingNormalization` and `Normalization`.
 
     Raises:
@@ -72,6 +74,7 @@ class SwitchableNormalization(MovingNormalization):
         groups: Groups = 32,
         logits_initializer: Initializer = "ones",
         logits_regularizer: Regularizer = None,
+        unbiased: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(axis, momentum, epsilon, center, scale, **kwargs)
@@ -89,6 +92,7 @@ class SwitchableNormalization(MovingNormalization):
         self.groups = check_groups(groups)
         self.logits_initializer = initializer("logits_initializer", logits_initializer)
         self.logits_regularizer = keras.regularizers.get(logits_regularizer)
+        self.unbiased = bool(unbiased)
         self.mean_logits: keras.Variable = None
         self.variance_logits: keras.Variable = None
 
@@ -123,6 +127,21 @@ class SwitchableNormalization(MovingNormalization):
                 regularizer=self.logits_regularizer,
             )
             setattr(self, name, weight)
+
+    def coefficients(
+        self,
+        x: Tensor,
+        pivot: Tensor,
+        instance: Moments | None,
+        weights: Mapping[str, Any],
+        training: bool | None,
+        first_step: Any = 0,
+    ) -> tuple[Tensor | None, Tensor, Moments | None]:
+        if self.unbiased and "instance" in self._in_use and instance is not None:
+            count = ops.cast(instance.count, x.dtype)
+            variance = instance.variance * (count / ops.maximum(count - 1, 1))
+            instance = instance._replace(variance=variance)
+        return super().coefficients(x, pivot, instance, weights, training, first_step)
 
     def mean_and_inverse_std(
         self, instance: Moments, batch: Moments | None, weights: Mapping[str, Any]

@@ -13,6 +13,7 @@ from keras import ops
 import keras_norms
 from tests.support import reference
 from tests.support.norms import (
+    BACKEND,
     BY_NAME,
     DTYPE,
     IMAGES,
@@ -519,3 +520,34 @@ def test_the_gate_is_clipped_after_an_update(rng):
     expected = np.clip(values(layer)["gate"] - step, 0, 1)
     optimizer.apply([ops.cast(step, "float32")], [layer.gate])
     assert_close(values(layer)["gate"], expected, 1e-6)
+
+
+@pytest.mark.parametrize("shape", [(4, 3, 5, 8), (16, 64, 32, 8)], ids=["layer", "program"])
+def test_unbiased_variances_are_those_of_the_official_code(shape, rng):
+    """Which makes the variances of layer and batch from those of the samples."""
+    layer = keras_norms.SwitchableNormalization(unbiased=True)
+    x = rng.normal(2, 3, shape).astype("float32")
+    layer.build((None, *shape[1:]))
+    logits = rng.normal(size=(2, 3))
+    layer.mean_logits.assign(logits[0])
+    layer.variance_logits.assign(logits[1])
+    flat = x.astype("float64").reshape(shape[0], -1, shape[-1])
+    means = [flat.mean(1, keepdims=True)]
+    variances = [flat.var(1, keepdims=True, ddof=1)]
+    for axis in (2, 0):  # layer, batch
+        means.append(means[0].mean(axis, keepdims=True))
+        square = (variances[0] + means[0] ** 2).mean(axis, keepdims=True)
+        variances.append(square - means[-1] ** 2)
+    w, v = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    mean = sum(share * m for share, m in zip(w, means, strict=True))
+    variance = sum(share * m for share, m in zip(v, variances, strict=True))
+    expected = (flat - mean) / np.sqrt(variance + layer.epsilon)
+    call = layer
+    if BACKEND == "tensorflow":  # as in `fit`, where large inputs have programs of their own
+        import tensorflow as tf
+
+        call = tf.function(layer)
+    y = ops.convert_to_numpy(call(ops.convert_to_tensor(x), training=True))
+    assert_close(y, expected.reshape(shape), 1e-5)
+    moved = ops.convert_to_numpy(layer.moving_variance)
+    assert_close(moved, 0.9 + 0.1 * variances[2].ravel(), 1e-5)

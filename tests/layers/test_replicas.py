@@ -14,7 +14,7 @@ GROUPS = {
     "TestCounts": "tests/layers/replicas.py",
     "TestTraining": "tests/layers/replicas.py",
     "TestRecurrent": "tests/layers/replicas.py",
-    "TestFit or TestOptimizers": "tests/training/replicas_fit.py",
+    "TestFit or TestOptimizers or TestMetrics": "tests/training/replicas_fit.py",
 }
 
 

@@ -449,3 +449,35 @@ class TestCallbacks:
         assert list(curve) == [0, 5, 10]
         assert curve[0] == pytest.approx(1 / 3) and abs(share - 1 / 3) > 1e-5
         assert curve[10] == pytest.approx(share, rel=1e-6)
+
+
+class TestMetrics:
+    def test_sums_go_on_where_each_replica_was(self):
+        """As a checkpoint within an epoch keeps them."""
+        with scope(REPLICAS):
+            metric = keras.metrics.Mean()
+            metric.update_state(0.0)
+            metric.reset_state()
+        strategy = mirrored(REPLICAS)
+
+        def add(values):
+            parts = distribution.split(strategy, [np.float32(v) for v in values])
+            strategy.run(tf.function(metric.update_state), args=(parts,))
+
+        def state():
+            return [copies(variable) for variable in metric.variables]
+
+        for values in ((1.0, 1e8), (3.0, -1e8)):
+            add(values)
+        kept = [distribution.sums(variable, REPLICAS) for variable in metric.variables]
+        before = state()
+        assert before[0] == [4.0, 0.0] and [sums.shape for sums in kept] == [(2,), (2,)]
+        metric.reset_state()
+        for variable, values in zip(metric.variables, kept, strict=True):
+            distribution.assign_sums(variable, values)
+        assert state() == before and float(metric.result()) == 1.0
+        # On several hosts, and in older checkpoints, there is one sum.
+        for values in (np.float32([4.0]), np.float32(4.0)):
+            metric.reset_state()
+            distribution.assign_sums(metric.variables[0], values)
+            assert state()[0] == [2.0, 2.0]

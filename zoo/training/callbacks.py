@@ -13,7 +13,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from zoo.training import checkpoint, events
+from zoo.training import checkpoint, distribution, events
 
 
 class Terminated(Exception):
@@ -160,7 +160,7 @@ class CheckpointSaver(keras.callbacks.Callback):
             # The metrics count those steps too. `fit` has just reset them.
             metrics = self.model.metrics_variables
             for variable, value in zip(metrics, self._position.metrics, strict=True):
-                variable.assign(value)
+                distribution.assign_sums(variable, value)
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         self._step = self._skipped + batch + 1

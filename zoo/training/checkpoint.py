@@ -11,6 +11,7 @@ import numpy as np
 from keras import ops
 
 from keras_norms.model_layers import all_variables
+from zoo.training import distribution
 
 # How many checkpoints are kept: the last one, and the one before it in case that is damaged.
 KEPT = 2
@@ -24,7 +25,7 @@ class Position:
         epoch: the number of complete epochs.
         step: the number of steps in the epoch that follows.
         history: what `fit` returned for the complete epochs, `{name: values}`.
-        metrics: the states of the metrics within the epoch, as arrays.
+        metrics: the states of the metrics within the epoch, as `distribution.sums` gives them.
     """
 
     epoch: int = 0
@@ -75,7 +76,9 @@ def save(
         "metrics": len(model.metrics_variables),
         "variables": _describe(variables),
     }
-    arrays = [ops.convert_to_numpy(v) for v in (*variables, *model.metrics_variables)]
+    arrays = [ops.convert_to_numpy(v) for v in variables]
+    replicas = model.distribute_strategy.num_replicas_in_sync
+    arrays += [distribution.sums(v, replicas) for v in model.metrics_variables]
     if not write:
         return
     folder.mkdir(exist_ok=True)

@@ -19,8 +19,32 @@ def split(strategy: tf.distribute.Strategy, arrays: Sequence[np.ndarray]) -> Any
 
 
 def copies(variable: keras.Variable) -> list[np.ndarray]:
-    """The value of a variable on each replica."""
-    return [value.numpy() for value in variable.value.values]
+    """The value of a variable on each replica of this process."""
+    return [part.numpy() for part in _parts(variable)]
+
+
+def sums(variable: keras.Variable, replicas: int) -> np.ndarray:
+    """What each replica has summed up, `(replicas, ...)`; on several hosts all of it, `(1, ...)`.
+
+    Sums that go on from these are equal in every bit to sums without an interruption. From the
+    sum of all replicas they would be rounded otherwise.
+    """
+    own = copies(variable)
+    return np.stack(own if len(own) == replicas else [variable.numpy()])
+
+
+def assign_sums(variable: keras.Variable, values: np.ndarray) -> None:
+    """Assigns what `sums` returned."""
+    parts, values = _parts(variable), np.atleast_1d(values)
+    if len(parts) == len(values):
+        for part, value in zip(parts, values, strict=True):
+            part.assign(value)
+    else:
+        variable.assign(values.sum(0))
+
+
+def _parts(variable: keras.Variable) -> Sequence[tf.Variable]:
+    return getattr(variable.value, "values", (variable.value,))
 
 
 def strategy(replicas: int | None) -> tf.distribute.Strategy:

@@ -280,10 +280,12 @@ def test_a_full_disk(tmp_path):
 
 @pytest.mark.process
 @pytest.mark.slow
-@pytest.mark.parametrize("size", ["120k", "240k", "400k"])  # the first epoch, the second, the end
-def test_a_full_file_system(uninterrupted, tmp_path, size):
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.95])  # the first epoch, the second, the end
+def test_a_full_file_system(uninterrupted, tmp_path, share):
     disk = tmp_path / "disk"
     disk.mkdir()
+    pages = sum(-(-path.stat().st_size // 4096) for path in uninterrupted().rglob("*"))
+    size = int(share * 4096 * pages)
     mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "none", disk]
     if os.geteuid() or subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("needs the right to mount a file system")

@@ -8,7 +8,6 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_norms.base import Normalization
 from keras_norms.batch import BatchNormalization
 from keras_norms.batch_instance import BatchInstanceNormalization
 from keras_norms.group import GroupNormalization, number_of_groups
@@ -22,7 +21,12 @@ from keras_norms.switchable import SwitchableNormalization
 # By this much a logit exceeds the others: their statistics get 2e-9 each, less than float32 sees.
 ALONE = 20.0
 _PER_POSITION = (keras.layers.LayerNormalization, keras.layers.RMSNormalization)
-_WEIGHTS = ("gamma", "beta", "moving_mean", "moving_variance")
+# Weights of norms. Switches and gates mean something only among the same statistics.
+_WEIGHTS = (
+    *("gamma", "beta", "moving_mean", "moving_variance"),
+    *("moving_stddev", "renorm_mean", "renorm_stddev"),
+)
+_CHOICES = ("mean_logits", "variance_logits", "gate")
 
 
 def convert(
@@ -148,13 +152,14 @@ def _transfer(layer: keras.Layer, new: keras.Layer) -> str:
     """Gives the weights of a norm to its successor, and says what follows from that."""
     if not new.built:
         return "built when it is called"
+    kind, same_kind = statistic(layer), statistic(layer) == statistic(new)
     kept = []
     before, after = _weights(layer), _weights(new)
-    for name in _WEIGHTS:
+    for name in (*_WEIGHTS, *_CHOICES * same_kind):
         if name in before and name in after and before[name].shape == after[name].shape:
             after[name].assign(before[name])
             kept.append(name)
-    same = _choose(new, statistic(layer)) or statistic(layer) == statistic(new)
+    same = (same_kind or _choose(new, kind)) and new.epsilon == layer.epsilon
     if same and set(kept) >= set(before):
         return "computes the same"
     return f"keeps {', '.join(kept)}; train it" if kept else "its weights are new; train it"
@@ -162,23 +167,20 @@ def _transfer(layer: keras.Layer, new: keras.Layer) -> str:
 
 def _weights(layer: keras.Layer) -> dict[str, keras.Variable]:
     """The weights of a norm by the names that this package uses."""
-    scale = "scale" if isinstance(layer, keras.layers.RMSNormalization) else "gamma"
-    names = {"gamma": scale, "beta": "beta"} | {name: name for name in _WEIGHTS[2:]}
-    found = {name: getattr(layer, attribute, None) for name, attribute in names.items()}
+    attributes = {name: name for name in (*_WEIGHTS, *_CHOICES)}
+    if isinstance(layer, keras.layers.RMSNormalization):
+        attributes["gamma"] = "scale"
+    found = {name: getattr(layer, attribute, None) for name, attribute in attributes.items()}
     return {name: value for name, value in found.items() if isinstance(value, keras.Variable)}
 
 
-def statistic(layer: keras.Layer) -> tuple[Any, ...] | None:
-    """What a norm normalizes by: its kind and all that changes it; None for a mixture."""
-    if isinstance(layer, (BatchNormalization, keras.layers.BatchNormalization)):
-        return ("batch",)
-    if isinstance(layer, keras.layers.RMSNormalization):
-        return ("square",)
-    if not layer.built:
-        return None
+def statistic(layer: keras.Layer) -> tuple[Any, ...]:
+    """What a built norm normalizes by: a name, and all that changes it but epsilon."""
     shape = layer.get_build_config()["input_shape"]
     axis, batch_axis = _axes(layer, shape)
     samples = {a % len(shape) for a in np.atleast_1d(batch_axis)}
+    if isinstance(layer, (BatchNormalization, keras.layers.BatchNormalization)):
+        return ("batch",)
     if isinstance(layer, keras.layers.LayerNormalization):
         return ("layer", samples)
     if isinstance(layer, InstanceNormalization):
@@ -186,22 +188,23 @@ def statistic(layer: keras.Layer) -> tuple[Any, ...] | None:
     if isinstance(layer, (GroupNormalization, keras.layers.GroupNormalization)):
         groups, channels = number_of_groups(layer.groups, shape[axis]), shape[axis]
         kind = {channels: ("instance", samples), 1: ("layer", samples)}
-        return kind.get(groups, ("group", groups, samples))
-    return None
+        return kind.get(groups, ("group", samples, groups))
+    if isinstance(layer, SwitchableNormalization):
+        return ("switch", samples, layer.statistics, layer.groups, layer.unbiased)
+    return (type(layer), samples)
 
 
-def _choose(new: keras.Layer, kind: tuple[Any, ...] | None) -> bool:
-    """Sets the switches or gates of a norm to one statistic; False if it does not have that."""
-    if kind is None or not isinstance(new, Normalization):
-        return False
-    if isinstance(new, BatchInstanceNormalization) and kind[0] in ("batch", "instance"):
-        new.gate.assign(np.full(new.gate.shape, kind[0] == "batch", new.gate.dtype))
+def _choose(new: keras.Layer, kind: tuple[Any, ...]) -> bool:
+    """Sets switches or gates to one statistic, and says whether the norm is that norm then."""
+    name = kind[0]
+    if isinstance(new, BatchInstanceNormalization) and name in ("batch", "instance"):
+        new.gate.assign(np.full(new.gate.shape, name == "batch", new.gate.dtype))
         return True
-    if isinstance(new, SwitchableNormalization) and kind[0] in new.importance()["mean"]:
-        chosen = [ALONE * (name == kind[0]) for name in new.importance()["mean"]]
+    if isinstance(new, SwitchableNormalization) and name in new.importance()["mean"]:
+        chosen = [ALONE * (each == name) for each in new.importance()["mean"]]
         new.mean_logits.assign(chosen)
         new.variance_logits.assign(chosen)
-        return True
+        return name == "batch" or not new.unbiased and kind[2:] in ((), (new.groups,))
     return False
 
 

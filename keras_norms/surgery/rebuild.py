@@ -50,7 +50,7 @@ def rebuild(model: keras.Model, replacements: Replacements) -> keras.Model:
     copy = copies.of(model)
     # From the model down, since this property of a layer sets those below it.
     for layer in model._flatten_layers():
-        twin = copies.of(layer)
+        twin = copies.known(layer)
         if twin is not None and twin.trainable != layer.trainable:
             twin.trainable = layer.trainable
     return copy
@@ -61,7 +61,10 @@ class _Copies:
 
     def __init__(self, replacements: Replacements) -> None:
         self._of: dict[int, Any] = dict(replacements)
-        self._replaced = set(replacements)
+
+    def known(self, layer: keras.Layer) -> keras.Layer | None:
+        """The copy of a layer, if there is one."""
+        return self._of.get(id(layer))
 
     def of(self, layer: Any) -> Any:
         """The copy of a layer, or of an operation in the graph of a model."""

@@ -130,26 +130,28 @@ def test_what_is_given_comes_first():
 
 
 SAME = [
-    (layers.BatchNormalization, (), "bn"),
-    (layers.BatchNormalization, (), "sn"),
-    (layers.BatchNormalization, (), "bin"),
-    (lambda: layers.GroupNormalization(2), (), "gn(2)"),
-    (lambda: layers.GroupNormalization(2), (), "sn(statistics=('group', 'batch'), groups=2)"),
-    (lambda: layers.GroupNormalization(1), (), "ln"),
-    (lambda: layers.GroupNormalization(1), (), "sn"),
-    (lambda: layers.GroupNormalization(-1), (), "in"),
-    (lambda: layers.GroupNormalization(-1), (), "sn"),
-    (lambda: layers.GroupNormalization(-1), (), "bin"),
-    (layers.LayerNormalization, (), "ln"),
-    (layers.LayerNormalization, (), "sn"),
-    (layers.RMSNormalization, (), "rms(epsilon=1e-6)"),
-    (keras_norms.InstanceNormalization, (), "bin"),
-    (keras_norms.SwitchableNormalization, (), "sn"),
+    (layers.BatchNormalization, "bn"),
+    (layers.BatchNormalization, "sn"),
+    (layers.BatchNormalization, "bin"),
+    (lambda: layers.GroupNormalization(2), "gn(2)"),
+    (lambda: layers.GroupNormalization(2), "sn(statistics=('group', 'batch'), groups=2)"),
+    (lambda: layers.GroupNormalization(1), "ln"),
+    (lambda: layers.GroupNormalization(1), "sn"),
+    (lambda: layers.GroupNormalization(-1), "in"),
+    (lambda: layers.GroupNormalization(-1), "sn"),
+    (lambda: layers.GroupNormalization(-1), "bin"),
+    (layers.LayerNormalization, "ln"),
+    (layers.LayerNormalization, "sn"),
+    (layers.RMSNormalization, "rms"),
+    (keras_norms.InstanceNormalization, "bin"),
+    (keras_norms.SwitchableNormalization, "sn"),
+    (keras_norms.SwitchableNormalization, "sn(momentum=0.5)"),
+    (keras_norms.BatchInstanceNormalization, "bin(momentum=0.5)"),
 ]
 
 
-@pytest.mark.parametrize(("old", "_", "to"), SAME)
-def test_norms_that_contain_others_compute_the_same(old, _, to, rng):
+@pytest.mark.parametrize(("old", "to"), SAME)
+def test_norms_that_contain_others_compute_the_same(old, to, rng):
     model = one_norm(old())
     x = rng.normal(2, 3, (5, 6, 6, 4)).astype("float32")
     for variable in model.variables:
@@ -169,6 +171,11 @@ def test_norms_that_contain_others_compute_the_same(old, _, to, rng):
         (layers.RMSNormalization, "ln"),
         (keras_norms.SwitchableNormalization, "bn"),
         (layers.BatchNormalization, "mobn"),
+        (layers.BatchNormalization, "bn(epsilon=0.5)"),
+        (lambda: layers.GroupNormalization(2), "sn(statistics=('group', 'batch'), groups=4)"),
+        (keras_norms.SwitchableNormalization, "bin"),
+        (keras_norms.SwitchableNormalization, "sn(statistics=('instance', 'batch'))"),
+        (layers.LayerNormalization, "rms(epsilon=0.001)"),
     ],
 )
 def test_others_say_that_they_have_to_be_trained(old, to, rng):

@@ -9,6 +9,7 @@ The tables replace all that the file has below "## Figures".
 import collections
 import dataclasses
 import os
+import re
 import sys
 import tempfile
 import warnings
@@ -164,8 +165,7 @@ def measure(
             try:
                 found, used = FORMATS[name](model, batches, Path(folder) / "model")
             except Exception as error:  # whatever a converter or a runtime raises
-                first = str(error).strip().splitlines()[0][:200]
-                cells[name] = f"{FAILS}{type(error).__name__}: {first}"
+                cells[name] = f"{FAILS}{type(error).__name__}: {_reason(error)}"
                 continue
         operations[name] |= used
         pairs = zip(found, expected, strict=True)
@@ -193,6 +193,13 @@ class Options:
     """Formats to export to."""
     output: Path | None = None
     """Markdown file whose figures the tables replace; None: only print them."""
+
+
+def _reason(error: Exception) -> str:
+    """The first line of an error, without what differs from run to run."""
+    first = str(error).strip().splitlines()[0]
+    first = re.sub(r"/\S*/(model\.\w+)", r"\1", first)
+    return re.sub(r"\bNode number \d+", "a node", first)[:200]
 
 
 def rows(options: Options) -> Iterator[tuple[str, str, keras.Model]]:

@@ -76,7 +76,7 @@ class NormalizedLSTM(_LSTM, NormalizedLoop, layers.LSTM):
             `stateful`, from the last `reset_state()`.
         gamma_initializer: initializer of every gamma. None: 0.1 for norms with batch statistics,
             for others the initializer in the spec.
-        **kwargs: arguments of `keras.layers.LSTM`.
+        **kwargs: arguments of `keras.layers.LSTM`. LiteRT needs `unroll=True`, as for that layer.
 
     Raises:
         ValueError: if the norm needs a spatial axis. In a call: if statistics are synchronized

@@ -107,7 +107,7 @@ def transformer(
 
     def mlp(x: KerasTensor, name: str) -> KerasTensor:
         x = project(x, 4 * channels, f"{name}_hidden")
-        x = layers.Activation("gelu", name=f"{name}_gelu")(x)
+        x = _gelu(x)
         return project(x, channels, f"{name}_output")
 
     x = _embed(inputs, mask, vocabulary, channels, norm)
@@ -125,7 +125,7 @@ def transformer(
     if not causal:
         # Straight after a norm over time, the mean over time would be beta for every input. With
         # an activation in between, it depends on the input.
-        x = _mean(layers.Activation("gelu", name="final_gelu")(x), mask)
+        x = _mean(_gelu(x), mask)
     elif mask is not None:
         x = WithMask(name="mask")(x, mask=mask)
     return Model(inputs, classify(x, num_classes, norm), name="transformer")
@@ -171,6 +171,11 @@ def _call(layer: keras.Layer, x: KerasTensor, mask: KerasTensor | None) -> Keras
     if mask is None or "mask" not in layer.call_signature_parameters:
         return layer(x)
     return layer(x, mask=mask)
+
+
+def _gelu(x: KerasTensor) -> KerasTensor:
+    """`keras.activations.gelu`, with erf in place of the erfc that ONNX does not have."""
+    return 0.5 * x * (1.0 + ops.erf(x * 0.5**0.5))
 
 
 def _mean(x: KerasTensor, mask: KerasTensor | None) -> KerasTensor:

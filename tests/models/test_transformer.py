@@ -369,7 +369,7 @@ def test_logits_are_float32_under_mixed_precision(policy, causal, spec):
     assert np.isfinite(model.train_on_batch(IDS, labels))
     logits = model(IDS)
     assert model.output.dtype == logits.dtype == "float32" and np.all(np.isfinite(logits))
-    assert model.get_layer("block1_mlp_gelu").compute_dtype == policy.removeprefix("mixed_")
+    assert model.get_layer("block1_mlp_dropout").compute_dtype == policy.removeprefix("mixed_")
 
 
 @pytest.mark.parametrize(

@@ -82,8 +82,8 @@ class NormalizedGRU(_GRU, NormalizedLoop, layers.GRU):
             `NormalizedLSTM`.
         gamma_initializer: initializer of every gamma. None: 0.1 for norms with batch statistics,
             for others the initializer in the spec.
-        **kwargs: arguments of `keras.layers.GRU`. Without a norm, `reset_after` may be False. LiteRT
-            needs `unroll=True`, as for that layer.
+        **kwargs: arguments of `keras.layers.GRU`. Without a norm, `reset_after` may be False.
+            LiteRT needs `unroll=True`, as for that layer.
 
     Raises:
         ValueError: for a norm with `reset_after=False`, which multiplies the state by `r` before

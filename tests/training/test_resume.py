@@ -284,7 +284,8 @@ def test_a_full_disk(tmp_path):
 def test_a_full_file_system(uninterrupted, tmp_path, share):
     disk = tmp_path / "disk"
     disk.mkdir()
-    pages = sum(-(-path.stat().st_size // 4096) for path in uninterrupted().rglob("*"))
+    files = [path for path in uninterrupted().rglob("*") if path.is_file()]
+    pages = sum(-(-path.stat().st_size // 4096) for path in files)
     size = int(share * 4096 * pages)
     mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "none", disk]
     if os.geteuid() or subprocess.run(mount, capture_output=True).returncode:

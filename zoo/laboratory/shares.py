@@ -72,7 +72,7 @@ def _stack(axis: Any, place: int, bar: Bar) -> None:
         bottom += share
         if len(values) > 1 and share >= 0.02:
             # Side by side, or the whiskers of adjacent parts would hide each other.
-            x = place + 0.24 + 0.07 * index
+            x = place + 0.18 + 0.07 * index
             spread = float(values.std(ddof=1))
             axis.errorbar(x, bottom - share / 2, spread, color=ink, lw=1, capsize=1.5, capthick=1)
 

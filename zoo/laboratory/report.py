@@ -148,7 +148,15 @@ def _evidence(found: Sequence[Result], folder: Path) -> list[str]:
             statements = "<br>".join(f"• {escaped(statement)}" for statement in named)
             lines.append([mark(verdict), statements, result.link])
     claims = [markdown_table(_CLAIMS, lines)] if lines else []
-    shown = [part for result in found for part in (*result.figures(folder)[:1], *result.tables[:1])]
+    shown = [
+        part
+        for result in found
+        # The figures of the opening have been seen.
+        for part in (
+            *result.figures(folder)[: result.facts["study"] not in OPENING],
+            *result.tables[:1],
+        )
+    ]
     strength = [_strength(result) for result in found]
     return [*strength, *(w for result in found for w in _warnings(result)), *claims, *shown]
 

@@ -119,11 +119,14 @@ class SwitchableNormalization(MovingNormalization):
     def build(self, input_shape: Shape) -> None:
         super().build(input_shape)
         for name in ("mean_logits", "variance_logits"):
+            first = self.logits_initializer
+            # A copy, since an initializer draws the same numbers each time it is called.
+            own = first.clone() if isinstance(first, keras.initializers.Initializer) else first
             weight = self._add_weight(
                 name,
                 len(self._in_use),
                 precise=True,
-                initializer=self.logits_initializer,
+                initializer=own,
                 regularizer=self.logits_regularizer,
             )
             setattr(self, name, weight)

@@ -522,6 +522,16 @@ def test_the_gate_is_clipped_after_an_update(rng):
     assert_close(values(layer)["gate"], expected, 1e-6)
 
 
+def test_random_switches_differ_between_mean_and_variance():
+    random = keras.initializers.RandomNormal(stddev=1.0)
+    layers = [keras_norms.SwitchableNormalization(logits_initializer=random) for _ in range(2)]
+    drawn = []
+    for layer in layers:
+        layer.build((None, 4, 4, 8))
+        drawn += [ops.convert_to_numpy(w) for w in (layer.mean_logits, layer.variance_logits)]
+    assert len({tuple(logits) for logits in drawn}) == 4
+
+
 @pytest.mark.parametrize("shape", [(4, 3, 5, 8), (16, 64, 32, 8)], ids=["layer", "program"])
 def test_unbiased_variances_are_those_of_the_official_code(shape, rng):
     """Which makes the variances of layer and batch from those of the samples."""

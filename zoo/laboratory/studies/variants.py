@@ -85,6 +85,7 @@ STUDY = Study(
             "What the switches of one net chose, by how it was trained. Whiskers are one standard "
             "deviation over seeds.",
             by_variant,
+            columns=1,
         )
     },
     calibration=(100, 101),

@@ -1,0 +1,144 @@
+// The curves below the view: of the chosen layer, or of the mean over the selected layers.
+
+import { axis, base, heading } from "./theme.js";
+import { kindsOf, TITLES } from "./panels.js";
+import { groupRuns } from "./groups.js";
+
+const POINTS = 600; // of a curve; more than the screen can show
+const DASHES = ["solid", [7, 4], [2, 3], [9, 3, 2, 3]];
+
+const thin = (points) => {
+  const every = Math.ceil(points.length / POINTS);
+  return every < 2 ? points : points.filter((_, i) => i % every === 0 || i === points.length - 1);
+};
+
+// The layers whose mean is drawn.
+function layersOf(context, run) {
+  if (context.layer === undefined) return context.selectedOf(run);
+  const layer = context.layerIn(run, context.layer);
+  return layer === undefined ? [] : [layer];
+}
+
+// Panels, each with its curves: {title, curves: [{run, s, points, style}]}
+function panelsOf(context) {
+  const { look, state } = context;
+  const progress = state.view === "runs" && state.align === "progress";
+  if (state.view !== "runs") {
+    const shown = context.other ? [context.run, context.other] : [context.run];
+    return kindsOf(context.run, state.kind).map((kind) => ({
+      title: TITLES[kind],
+      curves: shown.flatMap((run, i) =>
+        context.statistics.filter((s) => run.index[kind]?.[s]).map((s) => ({
+          run,
+          s,
+          points: thin(run.curve(layersOf(context, run), kind, s)),
+          style: { color: look.statistics[s], width: i ? 1.3 : 2, type: DASHES[i] },
+        })),
+      ),
+    }));
+  }
+  // One panel for each statistic, with all runs: groups differ in their dashes.
+  const groups = [...groupRuns(context.runs).values()];
+  return context.statistics.map((s) => ({
+    title: context.labels[s],
+    curves: groups.flatMap((runs, g) =>
+      runs.map((run) => {
+        const kind = run.index[state.kind]?.[s] ? state.kind : run.index.both?.[s] ? "both" : "gate";
+        const last = run.steps.at(-1) || 1;
+        const points = thin(run.curve(layersOf(context, run), kind, s));
+        return {
+          run,
+          s,
+          points: progress ? points.map(([step, share]) => [(100 * step) / last, share]) : points,
+          style: {
+            color: look.statistics[s],
+            type: DASHES[g % DASHES.length],
+            width: run === context.run ? 3 : 1.3,
+            opacity: run === context.run ? 1 : 0.7,
+          },
+        };
+      }),
+    ),
+  }));
+}
+
+// A line at the step that is shown.
+function cursor(context) {
+  const { run, row, state, look } = context;
+  const progress = state.view === "runs" && state.align === "progress";
+  const at = progress ? (100 * run.steps[row]) / (run.steps.at(-1) || 1) : run.steps[row];
+  return {
+    silent: true,
+    symbol: "none",
+    animation: false,
+    label: { show: false },
+    lineStyle: { color: look.accent, type: "solid", width: 1.5 },
+    data: [{ xAxis: at }],
+  };
+}
+
+export const curves = {
+  option(context) {
+    const { look, state } = context;
+    const panels = panelsOf(context);
+    const room = (context.curvesWidth - 20) / panels.length;
+    const progress = state.view === "runs" && state.align === "progress";
+    const all = panels.flatMap(({ curves: list }, index) => list.map((curve) => ({ ...curve, index })));
+    const last = Math.max(...context.shownRuns.map((run) => run.steps.at(-1) ?? 0), 1);
+    return {
+      ...base(look),
+      title: panels.map(({ title }, index) => heading(look, title, 46 + index * room, 6, 11)),
+      grid: panels.map((_, index) => ({ left: 46 + index * room, width: room - 52, top: 26, bottom: 24 })),
+      xAxis: panels.map((_, gridIndex) =>
+        axis(look, {
+          type: "value",
+          gridIndex,
+          max: progress ? 100 : last,
+          splitNumber: 4,
+          axisLabel: { formatter: (x) => (progress ? `${x} %` : x.toLocaleString("en")) },
+        }),
+      ),
+      yAxis: panels.map((_, gridIndex) =>
+        axis(look, {
+          type: "value",
+          gridIndex,
+          scale: true,
+          splitNumber: 3,
+          splitLine: { show: true, lineStyle: { color: look.line, opacity: 0.6 } },
+        }),
+      ),
+      tooltip: { ...base(look).tooltip, trigger: "item" },
+      series: all.map(({ run, s, points, style, index }, i) => ({
+        id: `curve${i}`,
+        name: `${context.labels[s]}, ${run.label}`,
+        type: "line",
+        xAxisIndex: index,
+        yAxisIndex: index,
+        showSymbol: false,
+        triggerLineEvent: true,
+        data: points,
+        lineStyle: style,
+        itemStyle: { color: style.color },
+        emphasis: { lineStyle: { width: style.width + 1.5 } },
+        tooltip: { formatter: ({ seriesName }) => seriesName },
+        markLine: all.findIndex((other) => other.index === index) === i ? cursor(context) : undefined,
+      })),
+    };
+  },
+  frame(context) {
+    const first = new Set();
+    return {
+      series: panelsOf(context)
+        .flatMap(({ curves: list }, index) => list.map(() => index))
+        .flatMap((index, i) => {
+          if (first.has(index)) return [];
+          first.add(index);
+          return [{ id: `curve${i}`, markLine: cursor(context) }];
+        }),
+    };
+  },
+  title(context) {
+    const of = context.layer === undefined ? `mean over ${context.selected.length} layers` : context.run.layers[context.layer].path;
+    return context.state.view === "runs" ? `${of}, all runs; equal dashes are one group` : of;
+  },
+};

@@ -1,7 +1,17 @@
 // Stacked bars by depth, as in the paper, and the paper's own bars beside them on request.
 
 import { axis, base, heading } from "./theme.js";
-import { byDepth, chosenSeries, depthAxis, layerRows, layerText, stack, stageSeries } from "./panels.js";
+import {
+  byDepth,
+  cellSeries,
+  depthAxis,
+  escape,
+  layerRows,
+  layerSeries,
+  shownText,
+  stack,
+  stageSeries,
+} from "./panels.js";
 
 const published = await (await fetch(new URL("published.json", import.meta.url))).json();
 export const PUBLISHED = Object.keys(published.shares).sort((a, b) => b - a); // samples per GPU
@@ -35,6 +45,7 @@ function groups(context) {
     },
   };
   const blocks = {
+    source: published.source,
     title: `the paper, ${context.state.published} samples per GPU`,
     bars: published.blocks,
     share: ({ kind }, block, s) => publishedShare(shares, kind, published.blocks.indexOf(block), s),
@@ -45,13 +56,53 @@ function groups(context) {
 function series(context) {
   const { list } = groups(context);
   const { panels } = stack(context);
+  const { statistics, look } = context;
   return panels.flatMap((panel, p) =>
-    list.flatMap((group, g) =>
-      context.statistics.map((s) => ({
-        id: `bars${p}-${g}-${s}`,
-        data: group.bars.map((bar) => group.share(panel, bar, s) ?? null),
-      })),
-    ),
+    list.map((group, g) => {
+      const cells = (place) => {
+        let bottom = 0;
+        return statistics.flatMap((s) => {
+          const share = group.share(panel, group.bars[place], s);
+          if (!(share > 0)) return [];
+          bottom += share;
+          return [{ bottom: bottom - share, top: bottom, colour: look.statistics[s] }];
+        });
+      };
+      return cellSeries(`bars${p}-${g}`, p * list.length + g, group.bars.length, cells, { line: 0 });
+    }),
+  );
+}
+
+// The shares of a stage or of a block of the paper, under the pointer.
+function sideSeries(context, panels, list) {
+  const { look, statistics, labels } = context;
+  return list.slice(1).flatMap((group, g) =>
+    panels.map((panel, p) => ({
+      id: `side${p}-${g}`,
+      type: "custom",
+      xAxisIndex: p * list.length + g + 1,
+      yAxisIndex: p * list.length + g + 1,
+      z: 10,
+      data: group.bars.map((_, place) => [place, 1]),
+      renderItem(_, api) {
+        const [x, y] = api.coord([api.value(0), 1]);
+        const [width, height] = api.size([1, 1]);
+        return {
+          type: "rect",
+          shape: { x: x - width / 2, y, width, height },
+          style: { fill: "transparent" },
+          emphasis: { style: { stroke: look.accent, lineWidth: 1 } },
+        };
+      },
+      tooltip: {
+        formatter({ dataIndex }) {
+          const now = { ...panel, row: context.rowOf(panel.run) };
+          const bar = group.bars[dataIndex];
+          const shares = statistics.map((s) => `${labels[s]} ${(group.share(now, bar, s) ?? 0).toFixed(2)}`);
+          return `<b>${escape(bar)}</b> ${shares.join(", ")}${group.source ? `<br>${group.source}` : ""}`;
+        },
+      },
+    })),
   );
 }
 
@@ -59,32 +110,26 @@ export const bars = {
   option(context) {
     const { look } = context;
     const { places, spans, list } = groups(context);
-    const several = list.length > 1;
-    const inner = several ? context.width * 0.52 : context.width;
+    const inner = list.length > 1 ? context.width * 0.52 : context.width;
     const { panels, named } = stack({ ...context, width: inner });
-    const cells = panels.flatMap((panel, p) => list.map((group, g) => ({ panel, group, p, g })));
     const side = (context.width - inner) / 2;
-    const grid = ({ panel, g }) =>
-      g === 0
-        ? { ...panel.grid, right: several ? context.width - inner + 24 : 24 }
-        : { ...panel.grid, left: inner + (g - 1) * side + 8, right: undefined, width: side - 28 };
-    const titles = panels.map((panel) => panel.title);
-    if (several) {
-      list.slice(1).forEach((group, g) => titles.push(heading(look, group.title, inner + g * side + 8, 12, 11)));
-    }
+    const cells = panels.flatMap((panel, p) => list.map((group, g) => ({ panel, group, p, g })));
+    const titles = list
+      .slice(1)
+      .map((group, g) => heading(look, group.title, inner + g * side + 8, panels[0].grid.top - 17));
     return {
       ...base(look),
-      title: titles,
-      grid: cells.map(grid),
+      title: [...panels.map((panel) => panel.title), ...titles],
+      grid: cells.map(({ panel, g }) =>
+        g === 0
+          ? { ...panel.grid, right: context.width - inner + 24 }
+          : { ...panel.grid, left: inner + (g - 1) * side + 8, right: undefined, width: side - 28 },
+      ),
       xAxis: cells.map(({ group, p, g }, index) => {
         const isLast = p === panels.length - 1;
         if (g === 0) return depthAxis(context, places, named, isLast, index);
-        return axis(look, {
-          type: "category",
-          gridIndex: index,
-          data: group.bars,
-          axisLabel: { show: isLast, rotate: 90, fontSize: 10, hideOverlap: false, interval: 0 },
-        });
+        const axisLabel = { show: isLast, rotate: 90, fontSize: 10, hideOverlap: false, interval: 0 };
+        return axis(look, { type: "category", gridIndex: index, data: group.bars, axisLabel });
       }),
       yAxis: cells.map(({ g }, gridIndex) =>
         axis(look, {
@@ -98,39 +143,15 @@ export const bars = {
         }),
       ),
       series: [
-        ...series(context).map((one, index) => {
-          const cell = Math.floor(index / context.statistics.length);
-          const s = context.statistics[index % context.statistics.length];
-          const { panel, group, g } = cells[cell];
-          return {
-            ...one,
-            type: "bar",
-            stack: `stack${cell}`,
-            xAxisIndex: cell,
-            yAxisIndex: cell,
-            barCategoryGap: places.length > 150 ? "0%" : "14%",
-            itemStyle: { color: look.statistics[s] },
-            emphasis: { itemStyle: { color: look.statistics[s], borderColor: look.accent, borderWidth: 1 } },
-            tooltip: {
-              formatter: ({ dataIndex }) => {
-                const row = context.liveRow(panel.run) ?? panel.row;
-                if (g === 0) return layerText(context, panel.run, row, context.layerIn(panel.run, places[dataIndex]));
-                const bar = group.bars[dataIndex];
-                const shares = context.statistics.map(
-                  (name) => `${context.labels[name]} ${(group.share({ ...panel, row }, bar, name) ?? 0).toFixed(2)}`,
-                );
-                return `<b>${bar}</b> ${shares.join(", ")}${g === 2 ? `<br>${published.source}` : ""}`;
-              },
-            },
-          };
-        }),
+        ...series(context),
         stageSeries(context, spans, panels[0].grid),
-        chosenSeries(context, places, panels),
+        layerSeries(context, places, panels, (layer) => shownText(context, layer)),
+        ...sideSeries(context, panels, list),
       ],
     };
   },
   frame: (context) => ({ series: series(context) }),
-  layerAt: (context, { seriesId, dataIndex }) =>
-    /^bars\d+-0-/.test(seriesId) ? byDepth(context.run, context.selected).places[dataIndex] : undefined,
+  layerAt: (context, { seriesId, value }) =>
+    seriesId === "layers" ? byDepth(context.run, context.selected).places[value[0]] : undefined,
   rows: layerRows,
 };

@@ -84,6 +84,10 @@ export const curves = {
     const room = (context.curvesWidth - 20) / panels.length;
     const progress = state.view === "runs" && state.align === "progress";
     const all = panels.flatMap(({ curves: list }, index) => list.map((curve) => ({ ...curve, index })));
+    // One scale for all panels, so that they can be compared.
+    const shares = all.flatMap(({ points }) => points.map(([, share]) => share)).filter(Number.isFinite);
+    const [low, high] = shares.length ? [Math.min(...shares), Math.max(...shares)] : [0, 1];
+    const interval = high - low > 0.45 ? 0.2 : 0.1;
     const last = Math.max(...context.shownRuns.map((run) => run.steps.at(-1) ?? 0), 1);
     return {
       ...base(look),
@@ -102,8 +106,10 @@ export const curves = {
         axis(look, {
           type: "value",
           gridIndex,
-          scale: true,
-          splitNumber: 3,
+          min: interval * Math.floor(low / interval - 1e-6),
+          max: interval * Math.ceil(high / interval + 1e-6),
+          interval,
+          axisLabel: { formatter: (share) => Math.abs(share).toFixed(1) },
           splitLine: { show: true, lineStyle: { color: look.line, opacity: 0.6 } },
         }),
       ),
@@ -139,6 +145,7 @@ export const curves = {
   },
   title(context) {
     const of = context.layer === undefined ? `mean over ${context.selected.length} layers` : context.run.layers[context.layer].path;
-    return context.state.view === "runs" ? `${of}, all runs; equal dashes are one group` : of;
+    if (context.state.view === "runs") return `${of}, all runs; equal dashes are one group`;
+    return context.other ? `${of}: solid ${context.run.label}, dashed ${context.other.label}` : of;
   },
 };

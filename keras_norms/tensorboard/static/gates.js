@@ -1,9 +1,10 @@
 // The gates of batch-instance norm as histograms over channels: a column for each layer.
 
-import { axis, base, heading } from "./theme.js";
-import { byDepth, depthAxis, LEFT, stack } from "./panels.js";
+import { axis, base, heading, level, levels, scale } from "./theme.js";
+import { byDepth, cellSeries, depthAxis, escape, layerSeries, LEFT, stack } from "./panels.js";
 
 const RIGHT = 66;
+const MOST = 0.5; // the share of channels that has the last colour
 
 // The layers that have gates, by depth.
 function gated(context) {
@@ -26,12 +27,18 @@ function series(context) {
   const layers = gated(context);
   const { places } = byDepth(context.run, layers);
   const columns = places.map((layer) => (layer === null ? null : histogram(context, layer)));
-  const cells = columns.flatMap((shares, place) => (shares ?? []).map((share, bin) => [place, bin, share]));
+  const colours = levels(context.look.shares);
+  const cells = (place) =>
+    (columns[place] ?? []).map((share, bin) => ({
+      bottom: bin - 0.5,
+      top: bin + 0.5,
+      colour: level(colours, share / MOST),
+    }));
   const chosen = layers.includes(context.layer) ? [context.layer] : layers;
   const all = chosen.map((layer) => histogram(context, layer));
   const means = (all[0] ?? []).map((_, bin) => all.reduce((sum, one) => sum + one[bin], 0) / all.length);
   return [
-    { id: "cells", data: cells },
+    cellSeries("cells", 0, places.length, cells, { gap: 0.01, line: 0 }),
     { id: "histogram", data: means },
   ];
 }
@@ -53,6 +60,10 @@ export const gates = {
     const chosen = layers.includes(context.layer) ? run.layers[context.layer].path : "all of these layers";
     const split = Math.round(context.height * (named ? 0.68 : 0.6));
     const [cells, bars] = series(context);
+    const text = (layer) => {
+      const mean = run.share(context.rowOf(run), layer, "gate", "batch");
+      return `<b>${escape(run.layers[layer].path)}</b><br>mean gate ${mean?.toFixed(3)}`;
+    };
     return {
       ...base(look),
       title: [
@@ -71,40 +82,23 @@ export const gates = {
         axis(look, { type: "category", gridIndex: 0, data: edges(bins), axisLabel: { interval: 4 } }),
         axis(look, { type: "value", gridIndex: 1, splitNumber: 2, splitLine: { show: true, lineStyle: { color: look.line } } }),
       ],
-      visualMap: {
-        min: 0,
-        max: 0.5,
-        dimension: 2,
-        seriesIndex: 0,
+      visualMap: scale(look, {
         inRange: { color: look.shares },
         right: 12,
         top: 30,
-        itemWidth: 12,
         itemHeight: Math.min(120, split - 120),
-        text: ["\u2265 .5", "0"],
-        textStyle: { color: look.faint, fontSize: 11 },
-        hoverLink: false,
-      },
+        text: [`\u2265 ${MOST}`, "0"],
+      }),
       series: [
-        {
-          ...cells,
-          type: "heatmap",
-          xAxisIndex: 0,
-          yAxisIndex: 0,
-          progressive: 0,
-          tooltip: {
-            formatter: ({ value: [place, bin, share] }) =>
-              `<b>${run.layers[places[place]].path}</b><br>${(100 * share).toFixed(1)} % of its channels have gates in ` +
-              `[${(bin / bins).toFixed(2)}, ${((bin + 1) / bins).toFixed(2)}]`,
-          },
-        },
+        cells,
+        layerSeries(context, places, [{ grid: { top: 36, height: split - 36 - (named ? 100 : 34) } }], text),
         { ...bars, type: "bar", xAxisIndex: 1, yAxisIndex: 1, barCategoryGap: "6%", itemStyle: { color: look.statistics.batch } },
       ],
     };
   },
   frame: (context) => ({ series: series(context) }),
   layerAt: (context, { seriesId, value }) =>
-    seriesId === "cells" ? byDepth(context.run, gated(context)).places[value[0]] : undefined,
+    seriesId === "layers" ? byDepth(context.run, gated(context)).places[value[0]] : undefined,
   rows(context) {
     const { bins } = context.run.gates;
     const header = ["run", "step", "layer_path", ...edges(bins).map((edge) => `share_from_${edge}`)];

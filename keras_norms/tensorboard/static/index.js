@@ -17,6 +17,7 @@ import { between, onTheme, theme } from "./theme.js";
 const views = { map, simplex, bars, runs, gates };
 const POLL = 2000; // milliseconds between two questions to the server
 const PLAY = 8000; // milliseconds in which play goes over a run
+const DEPTHS = 32; // colours
 const IDLE = 150; // milliseconds after the last step until the list beside the view follows
 
 const PAGE = `
@@ -38,10 +39,6 @@ const PAGE = `
   <label data-for="runs map simplex bars">Others at <select id="align">
     <option value="progress">same progress</option><option value="step">same step</option>
   </select></label>
-  <span class="export" role="group" aria-label="Export">
-    <button id="png">PNG</button><button id="svg">SVG</button><button id="csv">CSV</button>
-    <button id="link" title="Copy the address of this view">Link</button>
-  </span>
 </header>
 <p id="problems" role="status" hidden></p>
 <main>
@@ -54,6 +51,10 @@ const PAGE = `
       <button id="play" title="Space" aria-label="Play">\u25b6</button>
       <input id="step" type="range" min="0" value="0" aria-label="Step">
       <output id="at"></output>
+      <span class="export" role="group" aria-label="Export">
+        <button id="png">PNG</button><button id="svg">SVG</button><button id="csv">CSV</button>
+        <button id="link" title="Copy the address of this view">Link</button>
+      </span>
     </footer>
   </section>
   <aside>
@@ -96,6 +97,12 @@ const otherRun = () => (runOf(state.other) === mainRun() ? undefined : runOf(sta
 const shownRuns = () =>
   state.view === "runs" ? [...data.runs.values()] : [mainRun(), otherRun()].filter(Boolean);
 
+// The colours of layers by depth; few enough to be drawn in one go each.
+function depthColours(count) {
+  const colours = Array.from({ length: DEPTHS }, (_, i) => between(look.depth, i / (DEPTHS - 1)));
+  return Array.from({ length: count }, (_, i) => colours[Math.round((i / Math.max(count - 1, 1)) * (DEPTHS - 1))]);
+}
+
 // All that a view has to know. It is made once for each state; a frame changes the rows alone.
 function makeContext() {
   const run = mainRun();
@@ -126,13 +133,12 @@ function makeContext() {
     selectedOf,
     layer: run.places.get(state.layer),
     layerIn: (one, layer) => (one === run ? layer : one.places.get(run.layers[layer].path)),
-    depthColours: run.layers.map((_, layer) => between(look.depth, layer / Math.max(run.layers.length - 1, 1))),
+    depthColours: depthColours(run.layers.length),
     rowOf(one) {
       if (one === run) return row;
       if (state.align === "step") return one.rowAt(run.steps[row]);
       return Math.round((row / Math.max(run.steps.length - 1, 1)) * (one.steps.length - 1));
     },
-    liveRow: (one) => context.rowOf(one),
     width: $("view").clientWidth,
     height: $("view").clientHeight,
     curvesWidth: $("curves").clientWidth,

@@ -1,5 +1,6 @@
 // What the views by depth share: places of layers on the axis, names of stages above them.
 
+import { shapes } from "./shapes.js";
 import { axis, heading } from "./theme.js";
 
 export const TITLES = {
@@ -37,7 +38,7 @@ export function kindsOf(run, wanted) {
 export const ownName = (path) => path.split("/").at(-1).replace(/^[^_]*_(?=.)/, "");
 
 // Panels below each other: [{kind, run, row, grid, title}], each as high as the others.
-export function stack(context, { top = 46, right = 24, below = null, gap = 24, title = true } = {}) {
+export function stack(context, { top = 34, right = 24, below = null, gap = 24, title = true } = {}) {
   const shown = [{ run: context.run, row: context.row }];
   if (context.other) shown.push({ run: context.other, row: context.otherRow });
   const panels = shown.flatMap(({ run, row }) =>
@@ -100,7 +101,7 @@ export function stageSeries(context, spans, grid, id = "stages") {
       const half = api.size([1, 0])[0] / 2;
       const from = api.coord([api.value(0), 0])[0] - half + 0.5;
       const to = api.coord([api.value(1), 0])[0] + half - 0.5;
-      const y = grid.top - 22;
+      const y = grid.top - 26;
       const fits = name.length * WIDTH <= Math.max(to - from + half, 10);
       return {
         type: "group",
@@ -125,28 +126,62 @@ export function stageSeries(context, spans, grid, id = "stages") {
   };
 }
 
-// A frame around the chosen layer, over all panels.
-export function chosenSeries(context, places, panels) {
-  const place = places.indexOf(context.layer);
-  const last = panels.at(-1).grid;
+// Cells of many colours: `cellOf(place)` gives [{bottom, top, colour}, ...] in units of the axis.
+// A shape for each colour is much faster than one for each cell.
+export function cellSeries(id, index, count, cellOf, { gap = 0.06, line = 1 } = {}) {
   return {
-    id: "chosen",
+    id,
+    type: "custom",
+    xAxisIndex: index,
+    yAxisIndex: index,
+    silent: true,
+    tooltip: { show: false },
+    data: [[0, 0]],
+    renderItem(_, api) {
+      const [x0, y0] = api.coord([0, 0]);
+      const [width, height] = api.size([1, 1]);
+      const inset = width > 5 ? Math.max(width * gap, line / 2) : 0;
+      const byColour = new Map();
+      for (let place = 0; place < count; place++) {
+        for (const { bottom, top, colour } of cellOf(place)) {
+          if (!byColour.has(colour)) byColour.set(colour, []);
+          const y = y0 - top * height;
+          const x = x0 + (place - 0.5) * width + inset;
+          // Neighbours without a gap overlap, or the ground would shine through.
+          byColour.get(colour).push(x, y, width - 2 * inset + (inset ? 0 : 0.5), (top - bottom) * height - line / 2);
+        }
+      }
+      return shapes("boxes", byColour);
+    },
+  };
+}
+
+// What listens to the pointer over a layer, in all panels, and the frame around the chosen one.
+export function layerSeries(context, places, panels, text) {
+  const { grid } = panels.at(-1);
+  const start = panels[0].grid.top;
+  const height = grid.top + grid.height - start;
+  const layers = places.flatMap((layer, place) => (layer === null ? [] : [place]));
+  return {
+    id: "layers",
     type: "custom",
     xAxisIndex: 0,
     yAxisIndex: 0,
-    silent: true,
     z: 10,
-    tooltip: { show: false },
-    data: place < 0 ? [] : [[place]],
+    data: layers.map((place) => [place]),
     encode: { x: 0 },
+    tooltip: { formatter: ({ value: [place] }) => text(places[place]) },
     renderItem(params, api) {
-      const width = Math.max(api.size([1, 0])[0], 4);
-      const x = api.coord([api.value(0), 0])[0] - width / 2;
-      const y = panels[0].grid.top;
+      const place = api.value(0);
+      const width = api.size([1, 0])[0];
+      const x = api.coord([place, 0])[0] - width / 2;
+      const chosen = places[place] === context.layer;
+      const more = chosen ? Math.max(0, 2 - width / 2) : 0;
       return {
         type: "rect",
-        shape: { x: x - 1, y: y - 1, width: width + 2, height: last.top + last.height - y + 2 },
-        style: { fill: "none", stroke: context.look.accent, lineWidth: 2 },
+        shape: { x: x - more, y: start - 1, width: width + 2 * more, height: height + 2 },
+        style: { fill: "transparent", stroke: chosen ? context.look.accent : "none", lineWidth: 2 },
+        emphasis: { style: { stroke: context.look.accent, lineWidth: 1 } },
       };
     },
   };
@@ -154,6 +189,7 @@ export function chosenSeries(context, places, panels) {
 
 // The text that appears over a layer.
 export function layerText(context, run, row, layer) {
+  if (layer === undefined) return "";
   const dot = (s) =>
     `<span style="display:inline-block;width:9px;height:9px;border-radius:2px;margin-right:4px;background:${context.look.statistics[s]}"></span>`;
   const lines = run.kinds.map((kind) => {
@@ -163,7 +199,16 @@ export function layerText(context, run, row, layer) {
       .map(([s, share]) => `${dot(s)}${context.labels[s]} ${share.toFixed(3)}`);
     return `<tr><td style="padding-right:8px">${kind}</td><td>${shares.join("&ensp;")}</td></tr>`;
   });
-  return `<b>${escape(run.layers[layer].path)}</b><table>${lines.join("")}</table>`;
+  const of = context.other ? ` ${escape(run.label)}` : "";
+  return `<b>${escape(run.layers[layer].path)}</b>${of}<table>${lines.join("")}</table>`;
+}
+
+// The same for all runs that are shown.
+export function shownText(context, layer) {
+  return [context.run, context.other]
+    .filter(Boolean)
+    .map((run) => layerText(context, run, context.rowOf(run), context.layerIn(run, layer)))
+    .join("");
 }
 
 export function escape(text) {

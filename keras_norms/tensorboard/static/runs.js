@@ -59,8 +59,8 @@ function cellSeries(context) {
         const [width, height] = api.size([1, 1]);
         const [cx, cy] = api.coord([api.value(0), api.value(1)]);
         const full = width - 14;
-        const bar = Math.max(8, Math.min(height - 26, 34));
-        const top = cy - bar / 2 - (height > 40 ? 7 : 0);
+        const bar = Math.max(8, Math.min(height - 44, 40));
+        const top = cy - bar / 2 - (height > 40 ? 10 : 0);
         let x = cx - full / 2;
         const children = [];
         for (const s of statistics) {
@@ -76,13 +76,13 @@ function cellSeries(context) {
           x = end;
         }
         if (height > 40) {
-          const text = statistics
-            .filter((s) => cell.shares[s])
-            .map((s) => number(cell.shares[s], width > 190))
-            .join(width > 120 ? "   " : " ");
+          const used = statistics.filter((s) => cell.shares[s]);
+          const gap = width > 120 ? "    " : " ";
+          const lines = [used.map((s) => digits(cell.shares[s].mean)).join(gap)];
+          if (!cell.run) lines.push(used.map((s) => `\u00b1${digits(cell.shares[s].spread)}`).join(gap.slice(1)));
           children.push({
             type: "text",
-            style: { text, x: cx, y: top + bar + 4, align: "center", fill: look.faint, font: "11px Roboto, sans-serif" },
+            style: { text: lines.join("\n"), x: cx, y: top + bar + 7, align: "center", lineHeight: 14, fill: look.ink, font: "11px Roboto, sans-serif" },
           });
         }
         if (cell.run === context.run) {
@@ -98,15 +98,13 @@ function cellSeries(context) {
   };
 }
 
-function number({ mean, spread }, roomy) {
-  const text = mean.toFixed(2).replace(/^0/, "");
-  return spread !== undefined && roomy ? `${text} \u00b1 ${spread.toFixed(2).replace(/^0/, "")}` : text;
-}
+const digits = (share) => share.toFixed(2).replace(/^0/, "");
+const number = ({ mean, spread }) => digits(mean) + (spread === undefined ? "" : ` \u00b1 ${digits(spread)}`);
 
 function cellText(context, cell) {
   const lines = context.statistics
     .filter((s) => cell.shares[s])
-    .map((s) => `<tr><td style="padding-right:8px">${context.labels[s]}</td><td>${number(cell.shares[s], true)}</td></tr>`);
+    .map((s) => `<tr><td style="padding-right:8px">${context.labels[s]}</td><td>${number(cell.shares[s])}</td></tr>`);
   const name = cell.run ? cell.run.label : cell.label;
   const step = cell.run ? `, step ${cell.run.steps[cell.row].toLocaleString("en")}` : "";
   return `<b>${escape(name)}</b>${step}<table>${lines.join("")}</table>`;

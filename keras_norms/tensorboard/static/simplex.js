@@ -1,11 +1,16 @@
 // The simplex: each layer is a point between the statistics, with a trail since it began.
 
-import { base, between, heading } from "./theme.js";
 import { kindsOf, layerRows, layerText, TITLES } from "./panels.js";
+import { shapes } from "./shapes.js";
+import { base, heading, scale } from "./theme.js";
 
 const LONG = 48; // points of a trail, of few layers
 const SHORT = 16; // of many
 const MANY = 120; // layers
+// What is seen of the plane. The corners of a triangle fill it; a square and a line fit in.
+const X = 1.05;
+const Y = [-0.72, 1.18];
+const ASPECT = (Y[1] - Y[0]) / (2 * X);
 
 // The corners of a regular polygon, the first above.
 function corners(statistics) {
@@ -41,33 +46,68 @@ function trails(context, run, kind, at) {
   return run.cache.get(key);
 }
 
+// One series for each kind draws all trails and points; it listens to nothing.
 function series(context) {
   const at = corners(context.statistics);
   return kindsOf(context.run, context.state.kind).flatMap((kind, index) => {
-    const { run, row } = context;
+    const { run, row, other, look } = context;
     const { rows, all } = trails(context, run, kind, at);
-    const until = rows.filter((r) => r < row).length;
+    const until = Math.max(1, rows.filter((r) => r < row).length);
     const layers = context.selected;
-    const depth = (layer, of = run) => layer / Math.max(of.layers.length - 1, 1);
     const now = layers.map((layer) => point(context, run, row, layer, kind, at));
-    const lines = layers.flatMap((layer, i) => {
-      if (!now[i] || (until === 0 && row === 0)) return [];
-      const chosen = layer === context.layer;
-      const style = { color: context.depthColours[layer], width: chosen ? 3 : 1.2, opacity: chosen ? 1 : 0.55 };
-      return [{ coords: [...all[i].slice(0, Math.max(until, 1)), now[i]], lineStyle: style }];
-    });
-    const dots = layers.flatMap((layer, i) => (now[i] ? [[...now[i], depth(layer), layer]] : []));
-    const others = [];
-    if (context.other?.index[kind]) {
-      for (const layer of context.selectedOf(context.other)) {
-        const place = point(context, context.other, context.otherRow, layer, kind, at);
-        if (place) others.push([...place, depth(layer, context.other), layer]);
-      }
-    }
+    const others = other ? context.selectedOf(other).map((layer) => point(context, other, context.otherRow, layer, kind, at)) : [];
+    const radius = layers.length > MANY ? 3 : 5;
+    const place = layers.indexOf(context.layer);
+    const common = { xAxisIndex: index, yAxisIndex: index, data: [[0, 0]] };
     return [
-      { id: `trails${index}`, data: lines },
-      { id: `dots${index}`, data: dots },
-      { id: `others${index}`, data: others },
+      {
+        ...common,
+        id: `points${index}`,
+        type: "custom",
+        silent: true,
+        tooltip: { show: false },
+        renderItem(_, api) {
+          const trail = (i) => [...all[i].slice(0, until), now[i]].filter(Boolean).map((p) => api.coord(p));
+          const byColour = (parts) => {
+            const groups = new Map();
+            parts.forEach((part, i) => {
+              if (!part) return;
+              const colour = context.depthColours[layers[i]];
+              if (!groups.has(colour)) groups.set(colour, []);
+              groups.get(colour).push(part);
+            });
+            return groups;
+          };
+          const disc = (p) => p && [...api.coord(p), radius];
+          const children = [
+            shapes("lines", byColour(now.map((p, i) => p && trail(i))), { lineWidth: 1.5, opacity: 0.6 }),
+            shapes("discs", byColour(now.map(disc)), { stroke: look.ground, lineWidth: 1 }),
+          ];
+          if (others.length) {
+            const ring = (p) => [...api.coord(p), radius];
+            const style = { fill: "none", stroke: look.ink, lineWidth: 1.2 };
+            children.push(shapes("discs", new Map([[look.ink, others.filter(Boolean).map(ring)]]), style));
+          }
+          if (now[place]) {
+            const [colour, [x, y]] = [context.depthColours[context.layer], api.coord(now[place])];
+            children.push(shapes("lines", new Map([[colour, [trail(place)]]]), { lineWidth: 3 }));
+            children.push(shapes("discs", new Map([[colour, [[x, y, radius + 2]]]]), { stroke: look.accent, lineWidth: 2 }));
+          }
+          return { type: "group", children };
+        },
+      },
+      // The same points, unseen, for the pointer.
+      {
+        ...common,
+        id: `pointer${index}`,
+        type: "scatter",
+        large: true,
+        largeThreshold: 1,
+        symbolSize: 2 * radius + 2,
+        itemStyle: { opacity: 0 },
+        data: layers.flatMap((layer, i) => (now[i] ? [[...now[i], layer]] : [])),
+        tooltip: { formatter: ({ value }) => layerText(context, run, context.rowOf(run), value[2]) },
+      },
     ];
   });
 }
@@ -122,25 +162,15 @@ export const simplex = {
     const room = context.width / kinds.length;
     const top = 40;
     const below = 56;
-    const size = Math.min(room - 16, (context.height - top - below) / 0.92);
+    const size = Math.min(room - 16, (context.height - top - below) / ASPECT);
     const shown = (index) => ({
       left: index * room + (room - size) / 2,
-      top: top + Math.max(0, (context.height - top - below - size * 0.92) / 2),
+      top: top + Math.max(0, (context.height - top - below - size * ASPECT) / 2),
       width: size,
-      height: size * 0.88,
+      height: size * ASPECT,
     });
-    const scale = (more) => kinds.map((_, gridIndex) => ({ type: "value", show: false, gridIndex, ...more }));
-    const styles = {
-      trails: { type: "lines", coordinateSystem: "cartesian2d", polyline: true, silent: true, z: 2 },
-      dots: {
-        type: "scatter",
-        symbolSize: context.selected.length > MANY ? 6 : 10,
-        z: 4,
-        itemStyle: { borderColor: look.ground, borderWidth: 1 },
-      },
-      others: { type: "scatter", symbol: "emptyDiamond", symbolSize: context.selected.length > MANY ? 6 : 10, z: 3 },
-    };
-    const legend = context.other ? `\u25cf ${run.label}   \u25c7 ${context.other.label}` : "";
+    const hidden = (more) => kinds.map((_, gridIndex) => ({ type: "value", show: false, gridIndex, ...more }));
+    const legend = context.other ? `\u25cf ${run.label}   \u25cb ${context.other.label}` : "";
     return {
       ...base(look),
       title: [
@@ -148,45 +178,20 @@ export const simplex = {
         { ...heading(look, legend, 12, context.height - 22, 11) },
       ],
       grid: kinds.map((_, index) => shown(index)),
-      xAxis: scale({ min: -1.15, max: 1.15 }),
-      yAxis: scale({ min: -0.77, max: 1.25 }),
-      visualMap: {
-        min: 0,
-        max: 1,
-        dimension: 2,
-        seriesIndex: kinds.flatMap((_, i) => [4 * i + 1, 4 * i + 2]),
+      xAxis: hidden({ min: -X, max: X }),
+      yAxis: hidden({ min: Y[0], max: Y[1] }),
+      visualMap: scale(look, {
         inRange: { color: look.depth },
         orient: "horizontal",
         right: 12,
         bottom: 8,
-        itemWidth: 12,
         itemHeight: 160,
         text: ["last layer", "first layer"],
-        textStyle: { color: look.faint, fontSize: 11 },
-        hoverLink: false,
-      },
-      series: kinds.flatMap((_, index) => [
-        ...series(context).slice(3 * index, 3 * index + 3).map((one) => {
-          const name = one.id.replace(/\d+$/, "");
-          return {
-            ...one,
-            ...styles[name],
-            xAxisIndex: index,
-            yAxisIndex: index,
-            tooltip: {
-              formatter: ({ value }) => {
-                const of = name === "others" ? context.other : run;
-                return layerText(context, of, context.liveRow(of), value[3]);
-              },
-            },
-          };
-        }),
-        outline(context, index),
-      ]),
+      }),
+      series: [...kinds.map((_, index) => outline(context, index)), ...series(context)],
     };
   },
   frame: (context) => ({ series: series(context) }),
-  layerAt: (context, { seriesId, value }) =>
-    seriesId?.startsWith("dots") ? value[3] : seriesId?.startsWith("others") ? context.run.places.get(context.other.layers[value[3]].path) : undefined,
+  layerAt: (_, { seriesId, value }) => (seriesId?.startsWith("pointer") ? value[2] : undefined),
   rows: layerRows,
 };

@@ -57,6 +57,24 @@ export function between(stops, place) {
 
 export const FONT = "Roboto, 'Helvetica Neue', Arial, sans-serif";
 
+// A list of colours for shares from 0 to 1; few enough to be drawn in one go each.
+export const LEVELS = 64;
+export const levels = (stops) => Array.from({ length: LEVELS }, (_, i) => between(stops, i / (LEVELS - 1)));
+export const level = (colours, share) =>
+  Number.isNaN(share) ? "#d32f2f" : colours[Math.round(Math.min(Math.max(share, 0), 1) * (LEVELS - 1))];
+
+// A bar that says what the colours stand for.
+export const scale = (look, more) => ({
+  type: "continuous",
+  min: 0,
+  max: 1,
+  seriesIndex: [],
+  hoverLink: false,
+  itemWidth: 12,
+  textStyle: { color: look.faint, fontSize: 11 },
+  ...more,
+});
+
 // What every option begins with.
 export function base(look) {
   return {

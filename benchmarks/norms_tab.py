@@ -36,7 +36,6 @@ from keras_norms.tensorboard.plugin import NormsPlugin
 STATISTICS = ("instance", "layer", "batch")
 WEIGHTS = [(kind, s) for kind in ("mean", "variance") for s in STATISTICS]
 FIRST_STEP, EVERY = 1 << 14, 16  # so that all steps take three bytes
-VIEWS = ("map", "simplex", "bars", "runs")
 # Moves the slider once in every picture of the screen, for some milliseconds.
 SLIDE = """
 milliseconds => new Promise(done => {
@@ -71,6 +70,8 @@ class Options:
     """Number of runs."""
     seconds: float = 5.0
     """How long the slider moves in each view."""
+    views: tuple[str, ...] = ("map", "simplex", "bars", "runs")
+    """In which views the slider moves."""
 
 
 def crc32c(records: np.ndarray) -> np.ndarray:
@@ -169,11 +170,13 @@ def main(options: Options) -> None:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         address = f"http://127.0.0.1:{server.port}/data/plugin_entry.html?name=norms"
         with sync_playwright() as playwright:
-            browser = playwright.chromium.launch(executable_path=browser_path, args=["--no-sandbox"])
+            browser = playwright.chromium.launch(
+                executable_path=browser_path, args=["--no-sandbox"]
+            )
             print(f"Chromium {browser.version}, headless, 1280 x 800, {os.cpu_count()} cores")
             found = [first_picture(browser, address) for _ in range(5)]
             lines.append(["first picture, median of 5", f"{statistics.median(found):.2f} s", "2 s"])
-            for view in VIEWS:
+            for view in options.views:
                 rate = pictures_per_second(browser, address, view, options.seconds)
                 lines.append([f"slider, {view}", f"{rate:.0f} pictures/s", "20 pictures/s"])
             browser.close()

@@ -40,7 +40,8 @@ export async function savePng(name, charts, ground) {
   painter.fillRect(0, 0, canvas.width, canvas.height);
   let top = 0;
   for (const part of charts) {
-    const chart = init(null, null, { ssr: false, width: part.width, height: part.height, devicePixelRatio: scale, renderer: "canvas" });
+    const { width, height } = part;
+    const chart = init(document.createElement("div"), null, { width, height, devicePixelRatio: scale });
     chart.setOption(part.option);
     painter.drawImage(chart.renderToCanvas({ pixelRatio: scale }), 0, top);
     chart.dispose();

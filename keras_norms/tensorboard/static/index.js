@@ -18,7 +18,7 @@ const views = { map, simplex, bars, runs, gates };
 const POLL = 2000; // milliseconds between two questions to the server
 const PLAY = 8000; // milliseconds in which play goes over a run
 const DEPTHS = 32; // colours
-const IDLE = 150; // milliseconds after the last step until the list beside the view follows
+const IDLE = 150; // milliseconds after the last step until what is slow follows
 
 const PAGE = `
 <header>
@@ -198,6 +198,8 @@ function drawFrame() {
   drawTexts();
   clearTimeout(idle);
   idle = setTimeout(() => {
+    const { settled } = views[state.view];
+    if (settled) charts[0].setOption(settled(context), { silent: true });
     drawList();
     writeState();
   }, IDLE);

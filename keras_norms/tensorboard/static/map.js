@@ -50,7 +50,7 @@ function numbers(context) {
       renderItem(_, api) {
         const [x, y] = api.coord([api.value(0), api.value(1)]);
         const share = api.value(2);
-        const bright = context.look.dark ? share < 0.55 : share > 0.5;
+        const bright = context.look.dark ? share < 0.55 : share > 0.6;
         const text = Number.isNaN(share) ? "NaN" : share.toFixed(2).replace(/^0/, "");
         const style = { text, x, y, align: "center", verticalAlign: "middle", fill: bright ? "#fff" : "#111" };
         return { type: "text", style: { ...style, font: "10.5px Roboto, sans-serif" } };

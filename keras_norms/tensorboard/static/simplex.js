@@ -67,7 +67,11 @@ function series(context) {
         silent: true,
         tooltip: { show: false },
         renderItem(_, api) {
-          const trail = (i) => [...all[i].slice(0, until), now[i]].filter(Boolean).map((p) => api.coord(p));
+          // Both axes are linear; asking ECharts for every point would take most of the time.
+          const [x0, y0] = api.coord([0, 0]);
+          const [x1, y1] = api.coord([1, 1]);
+          const screen = ([x, y]) => [x0 + x * (x1 - x0), y0 + y * (y1 - y0)];
+          const trail = (i) => [...all[i].slice(0, until), now[i]].filter(Boolean).map(screen);
           const byColour = (parts) => {
             const groups = new Map();
             parts.forEach((part, i) => {
@@ -78,18 +82,17 @@ function series(context) {
             });
             return groups;
           };
-          const disc = (p) => p && [...api.coord(p), radius];
+          const disc = (p) => p && [...screen(p), radius];
           const children = [
             shapes("lines", byColour(now.map((p, i) => p && trail(i))), { lineWidth: 1.5, opacity: 0.6 }),
             shapes("discs", byColour(now.map(disc)), { stroke: look.ground, lineWidth: 1 }),
           ];
           if (others.length) {
-            const ring = (p) => [...api.coord(p), radius];
             const style = { fill: "none", stroke: look.ink, lineWidth: 1.2 };
-            children.push(shapes("discs", new Map([[look.ink, others.filter(Boolean).map(ring)]]), style));
+            children.push(shapes("discs", new Map([[look.ink, others.filter(Boolean).map(disc)]]), style));
           }
           if (now[place]) {
-            const [colour, [x, y]] = [context.depthColours[context.layer], api.coord(now[place])];
+            const [colour, [x, y]] = [context.depthColours[context.layer], screen(now[place])];
             children.push(shapes("lines", new Map([[colour, [trail(place)]]]), { lineWidth: 3 }));
             children.push(shapes("discs", new Map([[colour, [[x, y, radius + 2]]]]), { stroke: look.accent, lineWidth: 2 }));
           }
@@ -191,7 +194,8 @@ export const simplex = {
       series: [...kinds.map((_, index) => outline(context, index)), ...series(context)],
     };
   },
-  frame: (context) => ({ series: series(context) }),
+  frame: (context) => ({ series: series(context).filter(({ id }) => !id.startsWith("pointer")) }),
+  settled: (context) => ({ series: series(context) }),
   layerAt: (_, { seriesId, value }) => (seriesId?.startsWith("pointer") ? value[2] : undefined),
   rows: layerRows,
 };

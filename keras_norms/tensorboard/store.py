@@ -80,10 +80,10 @@ class Run:
         If a run was killed while it wrote, its last step is incomplete.
         """
         used = len(self._steps)
-        complete = self._known[:used].all(axis=1)
-        steps = [step for step, whole in zip(self._steps, complete, strict=True) if whole]
+        (complete,) = np.nonzero(self._known[:used].all(axis=1))
         values = self._values[:used]
-        return steps, values if complete.all() else values[complete]
+        steps = [self._steps[row] for row in complete]
+        return steps, values if len(complete) == used else values[complete]
 
     def gates(self) -> tuple[list[int], list[str], np.ndarray]:
         """Steps, layer paths, and the counts of gates, of shape (steps, layers, BINS)."""

@@ -61,9 +61,10 @@ class NormsPlugin(base_plugin.TBPlugin):
 
     def _runs(self, request: Request) -> tuple[bytes, str]:
         """All runs, without their weights; `{}` beside the version if it is that of the request."""
+        reading = self.store.reading or not self.store.passes  # not only what begins now
         self.store.refresh()
         with self.store.lock:
-            version, reading = self.store.version, self.store.reading
+            version = self.store.version
             state = {
                 "version": version,
                 "reading": reading,

@@ -150,6 +150,7 @@ class Store:
         runs: `{name: Run}`. Hold `lock` while you use them.
         version: changes when anything was read.
         reading: whether a pass over the files is under way.
+        passes: the number of passes that have ended.
         lock: held while runs change.
 
     Example:
@@ -168,6 +169,7 @@ class Store:
         self.runs: dict[str, Run] = {}
         self.version = 0
         self.reading = False
+        self.passes = 0
         self.lock = threading.Lock()
         self._files: dict[str, File] = {}
         self._pass = threading.Lock()
@@ -195,6 +197,7 @@ class Store:
                     self._read_folder(name, paths)
             finally:
                 self.reading = False
+                self.passes += 1
 
     def problems(self) -> dict[str, str]:
         """`{path: what is wrong with it}` of event files that could not be read to their end."""

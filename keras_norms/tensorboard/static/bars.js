@@ -90,8 +90,8 @@ function sideSeries(context, panels, list) {
         return {
           type: "rect",
           shape: { x: x - width / 2, y, width, height },
-          style: { fill: "transparent" },
-          emphasis: { style: { stroke: look.accent, lineWidth: 1 } },
+          style: { fill: "transparent", stroke: look.accent, lineWidth: 1, opacity: 0 },
+          emphasis: { style: { opacity: 1 } },
         };
       },
       tooltip: {

@@ -62,25 +62,29 @@ function panelsOf(context) {
   }));
 }
 
-// A line at the step that is shown.
-function cursor(context) {
-  const { run, row, state, look } = context;
+// Where the step that is shown is on the axes.
+function position({ run, row, state }) {
   const progress = state.view === "runs" && state.align === "progress";
-  const at = progress ? (100 * run.steps[row]) / (run.steps.at(-1) || 1) : run.steps[row];
-  return {
-    silent: true,
-    symbol: "none",
-    animation: false,
-    label: { show: false },
-    lineStyle: { color: look.accent, type: "solid", width: 1.5 },
-    data: [{ xAxis: at }],
-  };
+  return progress ? (100 * run.steps[row]) / (run.steps.at(-1) || 1) : run.steps[row];
 }
 
+// A line there, for the charts in files; on the page the cursors of `move` are much faster.
+const line = (context) => ({
+  silent: true,
+  symbol: "none",
+  animation: false,
+  label: { show: false },
+  lineStyle: { color: context.look.accent, type: "solid", width: 1.5 },
+  data: [{ xAxis: position(context) }],
+});
+
+let count = 0; // of panels
+
 export const curves = {
-  option(context) {
+  option(context, withLine = false) {
     const { look, state } = context;
     const panels = panelsOf(context);
+    count = panels.length;
     const room = (context.curvesWidth - 20) / panels.length;
     const progress = state.view === "runs" && state.align === "progress";
     const all = panels.flatMap(({ curves: list }, index) => list.map((curve) => ({ ...curve, index })));
@@ -88,6 +92,7 @@ export const curves = {
     const shares = all.flatMap(({ points }) => points.map(([, share]) => share)).filter(Number.isFinite);
     const [low, high] = shares.length ? [Math.min(...shares), Math.max(...shares)] : [0, 1];
     const interval = high - low > 0.45 ? 0.2 : 0.1;
+    const first = Math.min(...context.shownRuns.map((run) => run.steps[0] ?? 0));
     const last = Math.max(...context.shownRuns.map((run) => run.steps.at(-1) ?? 0), 1);
     return {
       ...base(look),
@@ -97,6 +102,7 @@ export const curves = {
         axis(look, {
           type: "value",
           gridIndex,
+          min: progress ? 0 : first,
           max: progress ? 100 : last,
           splitNumber: 4,
           axisLabel: { formatter: (x) => (progress ? `${x} %` : x.toLocaleString("en")) },
@@ -127,21 +133,20 @@ export const curves = {
         itemStyle: { color: style.color },
         emphasis: { lineStyle: { width: style.width + 1.5 } },
         tooltip: { formatter: ({ seriesName }) => seriesName },
-        markLine: all.findIndex((other) => other.index === index) === i ? cursor(context) : undefined,
+        markLine: withLine && all.findIndex((other) => other.index === index) === i ? line(context) : undefined,
       })),
     };
   },
-  frame(context) {
-    const first = new Set();
-    return {
-      series: panelsOf(context)
-        .flatMap(({ curves: list }, index) => list.map(() => index))
-        .flatMap((index, i) => {
-          if (first.has(index)) return [];
-          first.add(index);
-          return [{ id: `curve${i}`, markLine: cursor(context) }];
-        }),
-    };
+  // Moves a cursor in each panel to the step that is shown.
+  move(context, chart, container) {
+    const at = position(context);
+    const cursors = [...container.querySelectorAll(".cursor")];
+    cursors.slice(count).forEach((cursor) => cursor.remove());
+    for (let xAxisIndex = 0; xAxisIndex < count; xAxisIndex++) {
+      const cursor = cursors[xAxisIndex] ?? container.appendChild(document.createElement("div"));
+      cursor.className = "cursor";
+      cursor.style.transform = `translateX(${chart.convertToPixel({ xAxisIndex }, at)}px)`;
+    }
   },
   title(context) {
     const of = context.layer === undefined ? `mean over ${context.selected.length} layers` : context.run.layers[context.layer].path;

@@ -183,6 +183,7 @@ async function draw() {
   for (const chart of charts) chart.resize();
   charts[0].setOption(view.option(context), { notMerge: true });
   charts[1].setOption(curves.option(context), { notMerge: true });
+  curves.move(context, charts[1], $("curves"));
   drawTexts();
   drawList();
   return done();
@@ -194,7 +195,7 @@ function drawFrame() {
   if (!context || !$("message").hidden) return;
   atRow(context);
   charts[0].setOption(views[state.view].frame(context), { silent: true });
-  charts[1].setOption(curves.frame(context), { silent: true });
+  curves.move(context, charts[1], $("curves"));
   drawTexts();
   clearTimeout(idle);
   idle = setTimeout(() => {
@@ -216,7 +217,7 @@ function drawTexts() {
   const { run } = context;
   const step = run.steps[row];
   const last = run.steps.at(-1);
-  $("at").textContent = `step ${step.toLocaleString("en")} of ${last.toLocaleString("en")}${live ? " \u00b7 newest" : ""}`;
+  $("at").textContent = `step ${step.toLocaleString("en")} of ${last.toLocaleString("en")}${data.reading ? " \u00b7 reading" : live ? " \u00b7 newest" : ""}`;
   $("step").value = row;
   $("step").setAttribute("aria-valuetext", `step ${step}`);
   $("title").textContent = curves.title(context);
@@ -354,7 +355,7 @@ function onKey(event) {
 function exported() {
   const { width, height } = context;
   const option = views[state.view].option(context);
-  const below = curves.option(context);
+  const below = curves.option(context, true);
   return [
     { option, width, height },
     { option: below, width, height: $("curves").clientHeight },

@@ -180,8 +180,9 @@ export function layerSeries(context, places, panels, text) {
       return {
         type: "rect",
         shape: { x: x - more, y: start - 1, width: width + 2 * more, height: height + 2 },
-        style: { fill: "transparent", stroke: chosen ? context.look.accent : "none", lineWidth: 2 },
-        emphasis: { style: { stroke: context.look.accent, lineWidth: 1 } },
+        // At opacity 0 it listens and is not painted, which would take long for many layers.
+        style: { fill: "transparent", stroke: context.look.accent, lineWidth: 2, opacity: chosen ? 1 : 0 },
+        emphasis: { style: { lineWidth: 1, opacity: 1 } },
       };
     },
   };

@@ -153,7 +153,8 @@ def main(options: Options) -> None:
     """Prints a table of what was measured."""
     from playwright.sync_api import sync_playwright
 
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    for name in ("werkzeug", "tensorboard"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     browser_path = shutil.which("chromium") or shutil.which("google-chrome")
     lines = []
     with tempfile.TemporaryDirectory() as folder:

@@ -167,6 +167,10 @@ def test_a_click_on_a_layer_shows_its_curves(open_page, recorded):
     after(page, lambda: page.mouse.click(box["x"] + 60, box["y"] + 100))  # the leftmost column
     assert page.inner_text("#title") == "stem_norm" and state(page)["layer"] == "stem_norm"
     assert page.locator("#curves").screenshot() != mean
+    box = page.locator("#curves").bounding_box()
+    after(page, lambda: page.mouse.click(box["x"] + 50, box["y"] + 80))  # goes to the step there
+    assert page.inner_text("#at") == "step 0 of 10"
+    assert page.get_by_text("step 0", exact=True).is_visible()  # over the curves
     after(page, lambda: page.click("[data-layer=stage1_norm2]"))  # in the list
     assert page.inner_text("#title") == "stage1_norm2"
 
@@ -197,6 +201,7 @@ def test_every_view_is_exported(open_page, recorded, view):
     name, svg = download(page, "svg")
     assert name.startswith(f"norms-{view}-step") and name.endswith(".svg")
     assert svg.startswith(b"<svg ") and svg.count(b"<path") > 10
+    assert (b"the paper, 32 samples per GPU" in svg) == (view == "bars")
     name, png = download(page, "png")
     width, height = (int.from_bytes(png[i : i + 4]) for i in (16, 20))
     assert png.startswith(b"\x89PNG") and width > 1500 and height > 900

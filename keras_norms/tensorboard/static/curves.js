@@ -1,9 +1,10 @@
 // The curves below the view: of the chosen layer, or of the mean over the selected layers.
 
 import { axis, base, heading } from "./theme.js";
-import { kindsOf, TITLES } from "./panels.js";
+import { escape, kindsOf, TITLES } from "./panels.js";
 import { groupRuns } from "./groups.js";
 
+const MOST = 12; // curves under the pointer
 const POINTS = 600; // of a curve; more than the screen can show
 const DASHES = ["solid", [7, 4], [2, 3], [9, 3, 2, 3]];
 
@@ -80,6 +81,20 @@ const line = (context) => ({
 
 let count = 0; // of panels
 
+// What all curves of a panel say under the pointer.
+function pointText(points, progress) {
+  if (!points.length) return "";
+  const at = points[0].axisValue;
+  const lines = points.slice(0, MOST).map(
+    ({ color, seriesName, value }) =>
+      `<tr><td style="color:${color}">\u25a0</td><td style="padding-right:8px">${escape(seriesName)}</td>` +
+      `<td>${value[1]?.toFixed(3)}</td></tr>`,
+  );
+  if (points.length > MOST) lines.push(`<tr><td colspan="3">and ${points.length - MOST} more</td></tr>`);
+  const title = progress ? `${at.toFixed(0)} %` : `step ${Math.round(at).toLocaleString("en")}`;
+  return `<b>${title}</b><table>${lines.join("")}</table>`;
+}
+
 export const curves = {
   option(context, withLine = false) {
     const { look, state } = context;
@@ -119,7 +134,12 @@ export const curves = {
           splitLine: { show: true, lineStyle: { color: look.line, opacity: 0.6 } },
         }),
       ),
-      tooltip: { ...base(look).tooltip, trigger: "item" },
+      tooltip: {
+        ...base(look).tooltip,
+        trigger: "axis",
+        axisPointer: { lineStyle: { color: look.faint } },
+        formatter: (points) => pointText(points, progress),
+      },
       series: all.map(({ run, s, points, style, index }, i) => ({
         id: `curve${i}`,
         name: `${context.labels[s]}, ${run.label}`,
@@ -127,15 +147,25 @@ export const curves = {
         xAxisIndex: index,
         yAxisIndex: index,
         showSymbol: false,
-        triggerLineEvent: true,
         data: points,
         lineStyle: style,
         itemStyle: { color: style.color },
-        emphasis: { lineStyle: { width: style.width + 1.5 } },
-        tooltip: { formatter: ({ seriesName }) => seriesName },
+        emphasis: { disabled: true },
         markLine: withLine && all.findIndex((other) => other.index === index) === i ? line(context) : undefined,
       })),
     };
+  },
+  // The row at a place on the page; undefined outside of the panels.
+  rowAt(context, chart, place) {
+    const panel = Array.from({ length: count }, (_, xAxisIndex) => xAxisIndex).find((gridIndex) =>
+      chart.containPixel({ gridIndex }, place),
+    );
+    if (panel === undefined) return undefined;
+    const { run, state } = context;
+    const at = chart.convertFromPixel({ xAxisIndex: panel }, place[0]);
+    const progress = state.view === "runs" && state.align === "progress";
+    const step = progress ? (at / 100) * run.steps.at(-1) : at;
+    return run.steps.reduce((best, s, row) => (Math.abs(s - step) < Math.abs(run.steps[best] - step) ? row : best), 0);
   },
   // Moves a cursor in each panel to the step that is shown.
   move(context, chart, container) {

@@ -221,6 +221,9 @@ function drawTexts() {
   $("step").value = row;
   $("step").setAttribute("aria-valuetext", `step ${step}`);
   $("title").textContent = curves.title(context);
+  $("legend").innerHTML = context.statistics
+    .map((s) => `<i style="background:${look.statistics[s]}"></i>${data.labels[s]}`)
+    .join(" ");
   $("view").setAttribute("aria-label", `${VIEWS[state.view]} of ${run.label} at step ${step}`);
 }
 
@@ -257,9 +260,6 @@ function drawControls(run) {
     label.hidden = !used || (label.contains($("align")) && !otherRun() && state.view !== "runs");
   }
   $("step").max = run.steps.length - 1;
-  $("legend").innerHTML = data.statistics
-    .map((s) => `<i style="background:${look.statistics[s]}"></i>${data.labels[s]}`)
-    .join(" ");
 }
 
 function drawProblems() {
@@ -387,6 +387,10 @@ function listen() {
       const { path } = context.run.layers[layer];
       change({ layer: path === state.layer ? "" : path });
     }
+  });
+  charts[1].getZr().on("click", ({ offsetX, offsetY }) => {
+    const row = context && curves.rowAt(context, charts[1], [offsetX, offsetY]);
+    if (row !== undefined) goTo(row);
   });
   document.addEventListener("keydown", onKey);
   const name = () => `norms-${state.view}-step${context.run.steps[row]}`;

@@ -107,8 +107,24 @@ def entropy(weights: Shares, normalized: bool = False) -> float:
 
 
 def tag(path: str, kind: str, statistic: str) -> str:
-    """The TensorBoard tag of one weight, which `read` splits again."""
+    """The TensorBoard tag of one weight, which `split_tag` splits again."""
     return f"gate/{path}/{statistic}" if kind == "gate" else f"switch/{path}/{kind}/{statistic}"
+
+
+def split_tag(name: str) -> tuple[str, str, str] | None:
+    """The layer path, kind and statistic that a TensorBoard tag names; None for other tags.
+
+    >>> split_tag("switch/encoder/norm/mean/batch"), split_tag("gate/norm/batch"), split_tag("loss")
+    (('encoder/norm', 'mean', 'batch'), ('norm', 'gate', 'batch'), None)
+    """
+    prefix, *rest = name.split("/")
+    if prefix == "switch" and len(rest) > 2:
+        *layer, kind, statistic = rest
+    elif prefix == "gate" and len(rest) > 1:
+        (*layer, statistic), kind = rest, "gate"
+    else:
+        return None
+    return "/".join(layer), kind, statistic
 
 
 @dataclass(frozen=True)
@@ -326,12 +342,8 @@ def _read_logs(folder: Path) -> dict[int, Layers]:
     events.Reload()
     curves: dict[tuple[str, str, str], dict[int, float]] = {}
     for name in events.Tags()["tensors"]:  # in the order written, which is model order
-        prefix, *rest = name.split("/")
-        if prefix == "switch" and len(rest) > 2:
-            *layer, kind, statistic = rest
-        elif prefix == "gate" and len(rest) > 1:
-            (*layer, statistic), kind = rest, "gate"
-        else:
+        key = split_tag(name)
+        if key is None:
             continue
         curve: dict[int, float] = {}
         for event in events.Tensors(name):
@@ -339,7 +351,7 @@ def _read_logs(folder: Path) -> dict[int, Layers]:
             while curve and next(reversed(curve)) >= event.step:
                 curve.popitem()
             curve[event.step] = tensor_util.make_ndarray(event.tensor_proto).item()
-        curves["/".join(layer), kind, statistic] = curve
+        curves[key] = curve
     # If a run was killed while it wrote, its last step is incomplete.
     steps = set.intersection(*map(set, curves.values())) if curves else set()
     if curves and not steps:

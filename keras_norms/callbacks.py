@@ -37,7 +37,7 @@ class SwitchLogger(keras.callbacks.Callback):
 
     The step is `optimizer.iterations`, so that a resumed run continues its curves. With
     `resumed_after` no point is written twice. `keras_norms.analysis.read(log_dir)` reads the
-    curves.
+    curves. TensorBoard shows them in a tab of its own, "Norms" (`keras_norms.tensorboard`).
 
     Args:
         log_dir: folder for the events; each run needs its own.

@@ -42,6 +42,9 @@ def python(wheel, tmp_path_factory):
 def test_the_wheel_holds_the_packages_and_their_data(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     assert {"keras_norms/py.typed", "zoo/py.typed", "zoo/laboratory/report.css"} <= set(names)
+    page = ROOT / "keras_norms" / "tensorboard" / "static"
+    assert {str(path.relative_to(ROOT)) for path in page.rglob("*.*")} <= set(names)
+    assert "keras_norms/tensorboard/static/vendor/LICENSE" in names
     modules = [path for part in ("keras_norms", "zoo") for path in (ROOT / part).rglob("*.py")]
     assert {str(path.relative_to(ROOT)) for path in modules} <= set(names)
     assert {name.split("/")[0].split("-")[0] for name in names} == {"keras_norms", "zoo"}

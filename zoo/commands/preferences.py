@@ -70,7 +70,7 @@ def _show(options: Options) -> None:
         run.to_json(folder / "preferences.json")
         print(f"\nfigure: {folder / 'preferences.png'} (also preferences_map.png, .csv, .json)")
         if run.log_dir:
-            print(f"curves: tensorboard --logdir {path}")
+            print(f"step by step, in the tab Norms: tensorboard --logdir {path}")
         print()
     if compared:
         folder = options.output or options.runs[0].parent

@@ -201,6 +201,8 @@ def test_every_view_is_exported(open_page, recorded, view):
     name, svg = download(page, "svg")
     assert name.startswith(f"norms-{view}-step") and name.endswith(".svg")
     assert svg.startswith(b"<svg ") and svg.count(b"<path") > 10
+    last = b"step 5" if view == "gates" else b"step 10"
+    assert last in svg and b"BN" in svg  # what it shows, and the legend
     assert (b"the paper, 32 samples per GPU" in svg) == (view == "bars")
     name, png = download(page, "png")
     width, height = (int.from_bytes(png[i : i + 4]) for i in (16, 20))

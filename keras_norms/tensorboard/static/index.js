@@ -12,7 +12,7 @@ import { escape } from "./panels.js";
 import { runs } from "./runs.js";
 import { simplex } from "./simplex.js";
 import { address, onAddress, readState, state, VIEWS, writeState } from "./state.js";
-import { between, onTheme, theme } from "./theme.js";
+import { between, heading, onTheme, theme } from "./theme.js";
 
 const views = { map, simplex, bars, runs, gates };
 const POLL = 2000; // milliseconds between two questions to the server
@@ -352,11 +352,24 @@ function onKey(event) {
   action();
 }
 
+// A line above an exported view: what it shows, and what the colours stand for.
+function caption() {
+  const { run, width, statistics } = context;
+  const text = `${VIEWS[state.view]} of ${run.label}, step ${run.steps[row].toLocaleString("en")}; curves: ${curves.title(context)}`;
+  const names = statistics.map((s) => `{${s}|\u25a0} ${data.labels[s]}`).join("   ");
+  const legend = heading(look, names, undefined, 8, 11);
+  legend.right = 12;
+  legend.textStyle.rich = Object.fromEntries(statistics.map((s) => [s, { color: look.statistics[s], fontSize: 14 }]));
+  const title = [heading(look, text, 12, 8), legend];
+  return { option: { backgroundColor: look.ground, title }, width, height: 30 };
+}
+
 function exported() {
   const { width, height } = context;
   const option = views[state.view].option(context);
   const below = curves.option(context, true);
   return [
+    caption(),
     { option, width, height },
     { option: below, width, height: $("curves").clientHeight },
   ];

@@ -203,7 +203,7 @@ def test_cases_of_a_claim_stand_together(tmp_path, written):
     text = text.replace("\\", "")
     assert (
         "> (a) Statement a: holds in wide, where it is +11.0% ± 1.0%, n=2 (published: +30.0%). "
-        "Of its 4 cases, 2 hold, 1 do not and 1 are not tested." in text
+        "Of its 4 cases, 2 hold, 1 does not hold and 1 is not tested." in text
     )
     table = text[text.index("| claim | case | effect |") :].splitlines()[2:6]
     assert [line.split(" | ")[0].strip("| ") for line in table] == ["(a) Statement a", "", "", ""]

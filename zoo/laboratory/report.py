@@ -79,14 +79,17 @@ def _in_sentences(result: Result) -> list[str]:
     for claims in _by_statement(result.facts):
         first, *more = claims
         case = f" in {first['case']}" * bool(first["case"])
-        sentence = f"({first['name']}) {first['statement']}: {first['verdict']}{case}, where it is "
+        sentence = (
+            f"({first['name']}) {first['statement']}: {_IN_SINGULAR[first['verdict']]}{case}, "
+        )
+        sentence += "where it is "
         sentence = f"{sentence}{effect_text(first)}"
         if first["published"] is not None:
             sentence += f" (published: {first['form'].format(first['published'])})"
         if more:
             counts = collections.Counter(claim["verdict"] for claim in claims)
             sentence += f". Of its {len(claims)} cases, " + listed(
-                f"{counts[v]} {'are ' * (v in (UNDECIDED, NOT_TESTED))}{_IN_PLURAL.get(v, v)}"
+                f"{counts[v]} {_IN_SINGULAR[v] if counts[v] == 1 else _IN_PLURAL[v]}"
                 for v in SYMBOLS
                 if counts[v]
             )
@@ -94,7 +97,18 @@ def _in_sentences(result: Result) -> list[str]:
     return said
 
 
-_IN_PLURAL = {HOLDS: "hold", FAILS: "do not"}
+_IN_SINGULAR = {
+    HOLDS: "holds",
+    FAILS: "does not hold",
+    UNDECIDED: "is undecided",
+    NOT_TESTED: "is not tested",
+}
+_IN_PLURAL = {
+    HOLDS: "hold",
+    FAILS: "do not hold",
+    UNDECIDED: "are undecided",
+    NOT_TESTED: "are not tested",
+}
 
 
 def _by_statement(facts: Facts) -> list[list[Facts]]:

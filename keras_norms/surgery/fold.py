@@ -228,7 +228,7 @@ def _into_inputs(layer: Any, affine: _Affine, rank: int) -> tuple[np.ndarray, np
     depthwise = isinstance(layer, (layers.DepthwiseConv1D, layers.DepthwiseConv2D))
     plain = isinstance(layer, (layers.Dense, layers.Conv1D, layers.Conv2D, layers.Conv3D))
     if not (depthwise or plain):
-        raise _Stays(f"{layer.name} is none that takes a norm before it")
+        raise _Stays(f"{layer.name} takes no norm before it")
     if channel_axis(layer) % rank != affine.axis:
         raise _Stays(f"{layer.name} has its channels on another axis")
     if getattr(layer, "groups", 1) > 1:

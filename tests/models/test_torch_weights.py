@@ -97,8 +97,9 @@ def forward(state, x, norm, prefix, bottleneck):
 def state_of(model, prefix, rng):
     """A state dict with the names and shapes that PyTorch has for this model."""
     state = {}
-    variables = {f"{n}": v for n, v in zip(torch_weights.names(model), model.weights, strict=True)}
-    for path, candidates in torch_weights.names(model).items():
+    names = torch_weights.names(model)
+    variables = dict(zip(names, model.weights, strict=True))
+    for path, candidates in names.items():
         choices = [c for c in candidates if "original" not in c]
         name = next((c for c in choices if f".{prefix}" in f".{c}"), choices[0])
         shape, leaf = tuple(variables[path].shape), name.rpartition(".")[2]

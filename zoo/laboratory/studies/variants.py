@@ -6,7 +6,7 @@ from typing import Any
 from keras_norms.analysis import LABELS
 from zoo.laboratory.claims.variants import BASE, CLAIMS, SMALL, VARIANTS
 from zoo.laboratory.shares import Bar, Shares
-from zoo.laboratory.studies.preferences import SMOKE, share_lists
+from zoo.laboratory.studies.preferences import share_lists
 from zoo.laboratory.study import Rows, Run, Scale, Study, Table
 from zoo.laboratory.tasks.train import Train, preferences
 from zoo.training import TrainOptions
@@ -46,13 +46,6 @@ def by_variant(rows: Rows) -> dict[str, dict[str, Bar]]:
     }
 
 
-def _settings(scale: Scale) -> dict[str, Any]:
-    """The settings of a scale of `preferences` for a single batch size."""
-    settings = dict(scale.settings)
-    del settings["batches"]
-    return settings | {"batch_size": settings.pop("global_batch")}
-
-
 _CIFAR = dict(dataset="cifar10", batch_size=64, learning_rate=0.4, l2=5e-5, test_examples=5_000)
 STUDY = Study(
     question="Do the choices of switches depend on how a net is trained?",
@@ -65,7 +58,17 @@ STUDY = Study(
     ),
     plan=plan,
     scales={
-        "smoke": Scale(_settings(SMOKE), seeds=(0, 1)),
+        "smoke": Scale(
+            dict(
+                dataset="digits",
+                train_examples=64,
+                test_examples=32,
+                epochs=1,
+                batch_size=32,
+                width=0.25,
+            ),
+            seeds=(0, 1),
+        ),
         "cpu": Scale(_CIFAR | dict(train_examples=4_000, epochs=8, width=0.5), seeds=(0, 1, 2)),
         "evidence": Scale(_CIFAR | dict(train_examples=10_000, epochs=12), seeds=(0, 1, 2)),
         "full": Scale(dict(dataset="cifar10", epochs=200, batch_size=128), seeds=(0, 1, 2, 3, 4)),

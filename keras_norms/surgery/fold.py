@@ -130,7 +130,7 @@ class _Graph:
 
 def _fold(norm: keras.Layer, graph: _Graph, folded: dict[int, keras.Layer | None]) -> keras.Layer:
     """Folds a norm into a neighbour, which is returned, and notes both in `folded`."""
-    affine, shape = _affine_of(norm), graph.shape(norm)
+    shape, affine = graph.shape(norm), _affine_of(norm)  # what is in a graph is built
     affine = affine._replace(axis=affine.axis % len(shape))
     reasons = []
     for find, put in ((graph.before, _into_outputs), (graph.after, _into_inputs)):

@@ -8,7 +8,7 @@ from keras import layers
 import keras_norms
 import zoo
 from keras_norms.model_layers import is_norm, named_layers
-from tests.surgery.models import make, outputs, randomize, relative
+from tests.surgery.models import Subclassed, make, outputs, randomize, relative
 
 NORMS = {
     "Keras": layers.BatchNormalization,
@@ -144,6 +144,12 @@ def test_every_reason_to_stay_is_given(rng):
     dense.quantize("int8")
     _, (change,) = keras_norms.fold(model)
     assert change.note == "dense is quantized or has LoRA enabled" + last
+
+
+def test_a_norm_that_is_not_built_stays():
+    _, report = keras_norms.fold(Subclassed())
+    assert {change.note for change in report.left} == {"is not in the graph of a model"}
+    assert len(report.left) == 2 and report.changed, "the backbone is built"
 
 
 def test_two_norms_beside_one_layer(rng):

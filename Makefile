@@ -25,7 +25,6 @@ preferences: $(VENV)/installed
 	$(BIN)/python scripts/train.py --model resnet20 --norm sn --dataset digits --replicas 2 \
 		--epochs 30 --learning-rate 0.4 --log-dir $(RUN) --overwrite
 	$(BIN)/python scripts/preferences.py $(RUN)
-	@echo "Step by step, at http://localhost:6006/#norms: $(BIN)/tensorboard --logdir $(RUN)"
 
 check: $(VENV)/installed lint
 	$(PYTEST) -m "not slow and not process" $(CORE)

@@ -21,12 +21,13 @@ STUDY = Study(
         "evidence": Scale(
             dict(
                 dataset="cifar10",
-                epochs=15,
+                test_examples=5_000,
+                epochs=6,
                 batches=BATCHES,
                 global_batch=64,
                 learning_rate=0.4,  # 0.2 at batches of 64
                 l2=5e-5,
-                log_every=390,  # half an epoch
+                log_every=195,  # a quarter of an epoch
             ),
             seeds=(0, 1, 2, 3, 4),
         ),

@@ -2,6 +2,7 @@
 # make check         lint, and the tests of the core (2 minutes)
 # make test          the tests (10 minutes on 2 cores)
 # make test-all      the full matrices as well
+# make test-browser  the tests in Chromium, if that is installed
 # make docs          the README, the docs and the reference as pages in site/
 PYTHON ?= python3
 VENV ?= .venv
@@ -13,7 +14,7 @@ CORE = keras_norms tests/tools/test_imports.py tests/tools/test_public_api.py $(
 # An idle process takes over tests of a busy one, so that both end together.
 PYTEST = $(BIN)/python -m pytest -n 2 --dist worksteal
 
-.PHONY: preferences check test test-all test-torch lint format benchmark docs clean
+.PHONY: preferences check test test-all test-browser test-torch lint format benchmark docs clean
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or newer is needed: make PYTHON=python3.11 ..."'
@@ -34,6 +35,10 @@ test: $(VENV)/installed lint
 
 test-all: $(VENV)/installed lint
 	$(PYTEST)
+
+test-browser: $(VENV)/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[browser]"
+	$(PYTEST) -m browser tests
 
 test-torch: $(VENV)/installed
 	$(BIN)/python -c "import torch" || $(BIN)/pip install --disable-pip-version-check torch

@@ -1,6 +1,7 @@
 """Set-up that has to come before Keras is imported, and what every test starts from."""
 
 import os
+import shutil
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")  # the tolerances are those of a CPU
@@ -23,6 +24,33 @@ def fresh_keras():
 @pytest.fixture
 def rng():
     return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Chromium, or a skip that says what to install."""
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason='no playwright: pip install "keras-norms[browser]"'
+    )
+    names = ("chromium", "chromium-browser", "google-chrome")
+    path = next(filter(None, map(shutil.which, names)), None)
+    if path is None:
+        pytest.skip("no Chromium: apt-get install chromium")
+    with playwright.sync_playwright() as library:
+        browser = library.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser):
+    """A page on which no error may happen."""
+    page, errors = browser.new_page(viewport={"width": 1280, "height": 800}), []
+    page.on("pageerror", lambda error: errors.append(error))
+    page.set_default_timeout(30_000)
+    yield page
+    page.close()
+    assert not errors
 
 
 def pytest_configure(config):

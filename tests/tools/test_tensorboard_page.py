@@ -4,7 +4,6 @@ import csv
 import io
 import logging
 import re
-import shutil
 import threading
 
 import pytest
@@ -16,11 +15,7 @@ from keras_norms.tensorboard.plugin import NormsPlugin
 from tests.support import events
 from tests.support.child import start
 
-playwright = pytest.importorskip(
-    "playwright.sync_api", reason='no playwright: pip install "keras-norms[browser]"'
-)
-pytestmark = [pytest.mark.slow, pytest.mark.process]
-SIZE = {"width": 1280, "height": 800}
+pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.process]
 STEPS = [0, 5, 10]
 # TensorBoard as its command starts it, with the plugin whether or not it is installed.
 TENSORBOARD = """
@@ -33,29 +28,6 @@ tensorboard.configure(argv=[None, "--logdir", sys.argv[1], "--port", "0", "--loa
 print(tensorboard.launch(), flush=True)
 time.sleep(600)
 """
-
-
-@pytest.fixture(scope="module")
-def browser():
-    path = shutil.which("chromium") or shutil.which("chromium-browser")
-    path = path or shutil.which("google-chrome")
-    if not path:
-        pytest.skip("no Chromium: apt-get install chromium")
-    with playwright.sync_playwright() as library:
-        browser = library.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def page(browser):
-    """A page on which no error may happen."""
-    page, errors = browser.new_page(viewport=SIZE), []
-    page.on("pageerror", lambda error: errors.append(error))
-    page.set_default_timeout(30_000)
-    yield page
-    page.close()
-    assert not errors
 
 
 @pytest.fixture

@@ -342,15 +342,16 @@ class Normalization(keras.layers.Layer):
         return self.add_weight(name=name, shape=shape, autocast=False, **kwargs)
 
     def _per_channel(self, weight: Any, dtype: str | None = None) -> Tensor:
-        """`weight` in the rank of the input, so that it broadcasts against it."""
+        """`weight` in a shape that broadcasts against the input."""
         if weight is None:
             return None
+        weight = ops.cast(weight, dtype or weight.dtype)
         rank = len(self.axes.batch) + len(self.axes.spatial) + 1
-        if len(weight.shape) == rank:
-            return ops.cast(weight, dtype or weight.dtype)
+        if len(weight.shape) == rank or self.axes.channel == rank - 1:
+            return weight
         shape = [1] * rank
         shape[self.axes.channel] = -1
-        return ops.reshape(ops.cast(weight, dtype or weight.dtype), shape)
+        return ops.reshape(weight, shape)
 
     def _refuse_single_elements(self, input_shape: Shape, channels: int) -> None:
         """Raises where a set of `channels` channels of a sample is known to hold one element."""

@@ -144,13 +144,15 @@ class BatchNormalization(MovingNormalization):
             return
         mean, variance, count = batch
         std = ops.sqrt(variance + self.epsilon)
-        self._move_one(self.moving_mean, mean, count, self.momentum)
-        self._move_one(self.moving_stddev, std, count, self.momentum)
-        self._move_one(self.renorm_mean, mean, count, self.renorm_momentum)
-        self._move_one(self.renorm_stddev, std, count, self.renorm_momentum)
+        kept = self._kept(count, self.momentum)
+        self._move_one(self.moving_mean, mean, kept)
+        self._move_one(self.moving_stddev, std, kept)
+        kept = self._kept(count, self.renorm_momentum)
+        self._move_one(self.renorm_mean, mean, kept)
+        self._move_one(self.renorm_stddev, std, kept)
         # As the paper does: inference divides by the moving deviation.
         variance = ops.square(ops.convert_to_tensor(self.moving_stddev)) - self.epsilon
-        self._move_one(self.moving_variance, variance, count, 0.0)
+        self._move_one(self.moving_variance, variance, self._kept(count, 0.0))
 
 
 def _check_clipping(clipping: Any) -> dict[str, float] | None:

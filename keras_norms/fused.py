@@ -36,8 +36,8 @@ def can_fuse(
 ) -> bool:
     """Whether `normalize` can take the place of `Normalization.normalize`.
 
-    It can for layers of this package in training, in a TensorFlow graph, on the CPU, on one
-    replica, without a mask, where samples come first, then positions, then channels, and all
+    It can for layers of this package in training, in a TensorFlow graph, on CPUs, without a mask
+    or synchronized replicas, where samples come first, then positions, then channels, and all
     sizes but the batch's are known. For a small activation it does not, as that gains nothing.
     """
     if keras.config.backend() != "tensorflow" or training is not True or mask is not None:
@@ -56,7 +56,7 @@ def can_fuse(
         and layer.moment_axes.spatial
         and all(sizes)
         and math.prod(sizes) * (batch or USUAL_BATCH) >= LEAST_ELEMENTS
-        and replica_context() is None
+        and not (getattr(layer, "synchronized", False) and replica_context() is not None)
         and all(device.device_type == "CPU" for device in tf.config.list_logical_devices())
     )
 

@@ -74,13 +74,18 @@ def instance_moments(
 
     def average(values: Tensor) -> Tensor:
         if mask is None:
-            return _mean(values, axes.spatial)
+            return ops.mean(values, axes.spatial, keepdims=True)
         total = ops.sum(ops.where(mask, values, 0), axes.spatial, keepdims=True)
         return total / ops.maximum(count, 1)
 
-    pivot = ops.stop_gradient(average(x))
+    pivot = average(x)
+    if not isinstance(count, np.ndarray):
+        pivot = ops.where(count > 0, pivot, 0)
+    pivot = ops.stop_gradient(pivot)
     centred = x - pivot
-    return centred, pivot, _moments(average, pivot, centred, None, count)
+    offset = average(centred)
+    variance = ops.maximum(average(ops.square(centred)) - ops.square(offset), 0)
+    return centred, pivot, _finite(pivot + offset, variance, count)
 
 
 def pool(moments: Moments, axes: tuple[int, ...]) -> Moments:
@@ -94,9 +99,11 @@ def pool(moments: Moments, axes: tuple[int, ...]) -> Moments:
         moments: `Moments` of the sets.
         axes: tuple of ints, the axes along which sets are united.
     """
-    mean, variance, count = moments
+    means, variances, count = moments
+    if variances is not None and all(means.shape[axis] == 1 for axis in axes):
+        return moments
     if any(count.shape[axis] != 1 for axis in axes):
-        count = _expand(count, axes, mean)
+        count = _expand(count, axes, means)
         total = ops.sum(count, axes, keepdims=True)
 
         def average(values: Tensor) -> Tensor:
@@ -104,14 +111,17 @@ def pool(moments: Moments, axes: tuple[int, ...]) -> Moments:
             values = ops.where(count > 0, values * count, 0)
             return ops.sum(values, axes, keepdims=True) / ops.maximum(total, 1)
     else:
-        size = elements(mean, axes)
-        total = count * (size if isinstance(size, int) else ops.cast(size, count.dtype))
+        size = elements(means, axes)
+        # A union of no sets is empty, which a NumPy array would deny.
+        known = isinstance(size, int) and size
+        total = count * (size if known else ops.cast(size, count.dtype))
 
         def average(values: Tensor) -> Tensor:
-            return _mean(values, axes)
+            return ops.mean(values, axes, keepdims=True)
 
-    pivot = ops.stop_gradient(average(mean))
-    return _moments(average, pivot, mean - pivot, variance, total)
+    mean = average(means)
+    spread = ops.square(means - mean)
+    return _finite(mean, average(spread if variances is None else variances + spread), total)
 
 
 def pool_groups(moments: Moments, axis: int, groups: int) -> Moments:
@@ -208,7 +218,7 @@ def pool_replicas(moments: Moments) -> Moments:
     replicas = context.num_replicas_in_sync
     slot = ops.one_hot(context.replica_id_in_sync_group, replicas, dtype=packed.dtype)
     slot = ops.reshape(slot, (replicas,) + (1,) * len(packed.shape))
-    packed = context.all_reduce("SUM", slot * packed)
+    packed = _sum_over_replicas(context, slot * packed)
     return Moments(*(part[0] for part in pool(Moments(*ops.unstack(packed, axis=1)), (0,))))
 
 
@@ -231,9 +241,24 @@ def average_replicas(moments: Moments) -> Moments:
         return moments
     mean, variance, count = moments
     count = ops.broadcast_to(count, ops.shape(mean))
-    total = context.all_reduce("SUM", ops.stack([mean * count, variance * count, count]))
+    total = _sum_over_replicas(context, ops.stack([mean * count, variance * count, count]))
     weight = ops.maximum(total[2], 1)
     return Moments(total[0] / weight, total[1] / weight, total[2])
+
+
+def _sum_over_replicas(context: typing.Any, values: Tensor) -> Tensor:
+    """The sum of `values` over the replicas of `tf.distribute`, on each of them.
+
+    Like any custom gradient, that of `all_reduce` is looked for in all that the result depends on,
+    which is the graph of all replicas. The search ends at `stop_gradient`.
+    """
+    import tensorflow as tf
+
+    @tf.custom_gradient
+    def total(values: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        return context.all_reduce("SUM", tf.stop_gradient(values)), total
+
+    return total(values)
 
 
 def affine(
@@ -256,36 +281,19 @@ def affine(
     return scale, -mean if beta is None else beta - mean
 
 
-def _moments(
-    average: Callable[[Tensor], Tensor],
-    pivot: Tensor,
-    centred: Tensor,
-    variance: Tensor | None,
-    count: Tensor,
-) -> Moments:
-    """Moments of a union, from the mean of its sets about a pivot and their own variance."""
-    offset = average(centred)
-    spread = ops.square(centred)
-    if variance is not None:
-        spread = spread + variance
-    mean = pivot + offset
-    variance = ops.maximum(average(spread) - ops.square(offset), 0)
+def _finite(mean: Tensor, variance: Tensor, count: Tensor) -> Moments:
+    """`Moments`, with mean 0 and variance 1 where there are no elements."""
     if not isinstance(count, np.ndarray):
-        mean, variance = ops.where(count > 0, mean, 0), ops.where(count > 0, variance, 1)
+        some = count > 0
+        mean, variance = ops.where(some, mean, 0), ops.where(some, variance, 1)
     return Moments(mean, variance, count)
-
-
-def _mean(values: Tensor, axes: tuple[int, ...]) -> Tensor:
-    if all(values.shape[axis] for axis in axes):
-        return ops.mean(values, axes, keepdims=True)
-    size = ops.cast(elements(values, axes), values.dtype)  # zero on a replica without samples
-    return ops.sum(values, axes, keepdims=True) / ops.maximum(size, 1)
 
 
 def elements(x: Tensor, axes: tuple[int, ...]) -> typing.Any:
     """How many elements lie along `axes`, an int where that is known."""
-    shape = ops.shape(x)
-    return math.prod(shape[axis] for axis in axes)
+    sizes = [ops.shape(x)[axis] for axis in axes]
+    # Known sizes first: the product of two ints is no operation.
+    return math.prod(sorted(sizes, key=lambda size: not isinstance(size, int)))
 
 
 def constant(size: typing.Any, like: Tensor) -> Tensor:

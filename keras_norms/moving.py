@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_norms.arguments import Initializer, initializer, positive, share
@@ -145,7 +146,12 @@ class MovingNormalization(Normalization):
     def in_moving_shape(self, batch: Moments, first_step: Any) -> Moments:
         """`Moments` of a batch in the shape of the moving statistics."""
         if self.max_steps is None:
-            return Moments(*(ops.reshape(part, (-1,)) for part in batch))
+            mean, variance, count = batch
+            # A count that is known beforehand stays known.
+            flat = np.reshape if isinstance(count, np.ndarray) else ops.reshape
+            return Moments(
+                ops.reshape(mean, (-1,)), ops.reshape(variance, (-1,)), flat(count, (-1,))
+            )
         shape = ops.shape(batch.mean)
         channel, time = self.axes.channel, self._time
 
@@ -172,16 +178,21 @@ class MovingNormalization(Normalization):
 
     def _move(self, batch: Moments) -> None:
         mean, variance, count = batch
-        self._move_one(self.moving_mean, mean, count, self.momentum)
+        kept = self._kept(count, self.momentum)
+        self._move_one(self.moving_mean, mean, kept)
         if self.moving_variance is not None:
-            self._move_one(self.moving_variance, variance, count, self.momentum)
+            self._move_one(self.moving_variance, variance, kept)
+
+    def _kept(self, count: Tensor, momentum: float) -> Any:
+        """What a step keeps of the moving statistics: all, where there are no elements."""
+        if isinstance(count, np.ndarray):
+            return momentum
+        return ops.where(count > 0, ops.convert_to_tensor(momentum, self.moving_mean.dtype), 1)
 
     @staticmethod
-    def _move_one(moving: keras.Variable, value: Tensor, count: Tensor, momentum: float) -> None:
-        """Moves a moving statistic toward `value` where there are elements."""
-        old = ops.convert_to_tensor(moving)
-        new = old * momentum + ops.cast(value, moving.dtype) * (1 - momentum)
-        moving.assign(ops.where(count > 0, new, old))
+    def _move_one(moving: keras.Variable, value: Tensor, kept: Any) -> None:
+        """Moves a moving statistic toward `value`, a finite one."""
+        moving.assign(moving * kept + ops.cast(value, moving.dtype) * (1 - kept))
 
     def _build_moving(self, channels: int) -> None:
         self._add_moving("moving_mean", channels)

@@ -1,5 +1,7 @@
 """Switchable normalization."""
 
+import functools
+import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -178,9 +180,9 @@ class SwitchableNormalization(MovingNormalization):
 
 def _mix(logits: Tensor, tensors: Sequence[Tensor]) -> Tensor:
     weights = ops.unstack(_softmax(ops.cast(logits, tensors[0].dtype)))
-    return sum(w * t for w, t in zip(weights, tensors, strict=True))
+    return functools.reduce(operator.add, map(operator.mul, weights, tensors))
 
 
 def _softmax(logits: Tensor) -> Tensor:
     """`ops.softmax`, which warns where there is only one logit."""
-    return ops.exp(logits - ops.logsumexp(logits))
+    return ops.softmax(logits) if logits.shape[0] > 1 else 0 * logits + 1

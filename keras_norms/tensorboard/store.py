@@ -31,10 +31,11 @@ _HEADER = struct.Struct("<QI")  # the length of a record, and the checksum of th
 # A scalar of a switch or gate as TensorFlow writes it: step, tag, value. It is ten times as fast as
 # parsing the protocol buffer. What does not look like this is parsed.
 _SCALAR = re.compile(
-    rb"\x09.{8}\x10([\x80-\xff]*[\x00-\x7f])\x2a..?\x0a..?\x0a(.)((?:switch|gate)/[^\x00-\x1f]+)"
+    rb"\x09.{8}\x10([\x80-\xff]*[\x00-\x7f])\x2a..?\x0a..?\x0a(.)((?:switch|gate)/[\x20-\x7e]+)"
     rb"\x42\x0a\x08\x01\x12\x00\x22\x04(.{4})",
     re.DOTALL,
 )
+_WEIGHTS = {(kind, s) for kind in ("mean", "variance") for s in LABELS} | {("gate", "batch")}
 _OURS = (b"switch/", b"gate/", b"gates/", b"_hparams_/session_start_info")
 
 
@@ -274,7 +275,7 @@ class Store:
             if found := _SCALAR.match(data, start, end):
                 step, tag_size, tag, value = found.groups()
                 if tag not in keys:
-                    keys[tag] = split_tag(tag.decode()) if tag_size[0] == len(tag) else None
+                    keys[tag] = _key(tag.decode()) if tag_size[0] == len(tag) else None
                 if key := keys[tag]:
                     run = run or self.runs.setdefault(name, Run(name))
                     run.put(key, _varint(step), *struct.unpack("<f", value))
@@ -283,10 +284,9 @@ class Store:
             record = data[start:end]
             if any(prefix in record for prefix in _OURS):
                 try:
-                    event = Event.FromString(record)
-                except Exception:  # of protobuf, which has several
+                    run = self._add(name, Event.FromString(record)) or run
+                except Exception:  # of protobuf, which has several, or of what is in a tensor
                     return place, _BROKEN
-                run = self._add(name, event) or run
             elif masked_crc32c(data[place : place + 8]) != checksum:
                 return place, _BROKEN
             place = end + 4
@@ -296,14 +296,15 @@ class Store:
         """Adds all that is ours in an event. Returns its run if there was any."""
         run = self.runs.get(name)
         for value in event.summary.value:
-            if key := split_tag(value.tag):
+            plugin = value.metadata.plugin_data.plugin_name
+            if key := _key(value.tag):
                 run = run or self.runs.setdefault(name, Run(name))
                 run.put(key, event.step, _number(value))
-            elif value.tag.startswith("gates/") and value.HasField("tensor"):
+            elif value.tag.startswith("gates/") and plugin == "histograms":
                 run = run or self.runs.setdefault(name, Run(name))
                 path = value.tag.removeprefix("gates/")
                 run.put_gates(path, event.step, tensor_util.make_ndarray(value.tensor))
-            elif value.metadata.plugin_data.plugin_name == "hparams":
+            elif plugin == "hparams":
                 data = HParamsPluginData.FromString(value.metadata.plugin_data.content)
                 if options := data.session_start_info.hparams:
                     run = run or self.runs.setdefault(name, Run(name))
@@ -342,6 +343,12 @@ def rebin(buckets: np.ndarray) -> np.ndarray:
             inside = np.minimum(edges[1:], right) - np.maximum(edges[:-1], left)
             counts += count * np.clip(inside, 0, None) / width
     return counts
+
+
+def _key(tag: str) -> tuple[str, str, str] | None:
+    """Layer path, kind and statistic of a tag; None if SwitchLogger does not write it."""
+    key = split_tag(tag)
+    return key if key and key[1:] in _WEIGHTS else None
 
 
 def _number(value: Any) -> float:

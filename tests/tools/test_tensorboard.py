@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from tensorboard.backend.application import TensorBoardWSGI
 from tensorboard.plugins.base_plugin import TBContext
+from tensorboard.util.tensor_util import make_tensor_proto
 from werkzeug.test import Client
 
 from keras_norms import BatchInstanceNormalization, SwitchableNormalization, analysis
@@ -146,6 +147,30 @@ def test_empty_and_broken_files_are_named_and_the_rest_is_read(tmp_path):
         assert steps_of(store, path.parent.name) == [0]
     events.write(tmp_path / "empty", events.weights(0))
     assert str(empty) not in read(tmp_path, store).problems()
+
+
+@pytest.mark.parametrize("tag", ["gates/rate", "gate/lstm/forget", "switch/lamp/is/on"])
+def test_tags_of_others_are_left_alone(tmp_path, tag):
+    other = b"".join(events.scalar(tag, step, 0.5) for step in (0, 1))
+    events.write(tmp_path / "a", other + events.weights(0) + events.weights(1))
+    events.write(tmp_path / "b", events.weights(0))
+    store = read(tmp_path)
+    assert list(store.runs) == ["a", "b"] and not store.problems()
+    assert steps_of(store, "a") == [0, 1] and len(store.runs["a"].columns) == 24
+
+
+def test_a_tag_or_tensor_that_is_damaged_names_its_file(tmp_path):
+    odd = events.scalar("switch/a/mean/batch", 1, 0.5).replace(b"/a/", b"/\xff/")
+    first = events.write(tmp_path / "a", events.weights(0) + odd)
+    event = stores.Event(step=1)
+    event.summary.value.add(tag="switch/a/mean/batch").tensor.CopyFrom(
+        make_tensor_proto([1.0, 2.0])
+    )
+    second = events.write(tmp_path / "b", events.weights(0) + events.record(event))
+    events.write(tmp_path / "c", events.weights(0))
+    store = read(tmp_path)
+    assert list(store.runs) == ["a", "b", "c"]
+    assert list(store.problems()) == [str(first), str(second)]
 
 
 def test_a_resumed_run_replaces_what_it_repeats(tmp_path):

@@ -86,6 +86,11 @@ class Run:
         steps = [self._steps[row] for row in complete]
         return steps, values if len(complete) == used else values[complete]
 
+    def is_mixed(self) -> bool:
+        """Whether there are several steps, and at none of them are all weights known."""
+        used = len(self._steps)
+        return used > 1 and not self._known[:used].all(axis=1).any()
+
     def gates(self) -> tuple[list[int], list[str], np.ndarray]:
         """Steps, layer paths, and the counts of gates, of shape (steps, layers, BINS)."""
         paths = list(dict.fromkeys(path for gates in self._gates.values() for path in gates))
@@ -149,7 +154,7 @@ class Store:
 
     Attributes:
         runs: `{name: Run}`. Hold `lock` while you use them.
-        version: changes when anything was read.
+        version: changes when anything was read, or is gone.
         reading: whether a pass over the files is under way.
         passes: the number of passes that have ended.
         lock: held while runs change.
@@ -190,19 +195,31 @@ class Store:
             self.reading = True
             try:
                 folders = dict(self._folders())
+                found = {path for paths in folders.values() for path in paths}
                 with self.lock:
+                    gone = [path for path in self._files if path not in found]
+                    for path in gone:
+                        del self._files[path]
                     for name in [name for name in self.runs if name not in folders]:
                         del self.runs[name]
-                        self.version += 1
+                    self.version += bool(gone)
+                cut = {os.path.dirname(path) for path in gone}
                 for name, paths in folders.items():
-                    self._read_folder(name, paths)
+                    self._read_folder(name, paths, os.path.dirname(paths[0]) in cut)
             finally:
                 self.reading = False
                 self.passes += 1
 
     def problems(self) -> dict[str, str]:
-        """`{path: what is wrong with it}` of event files that could not be read to their end."""
-        return {path: file.problem for path, file in list(self._files.items()) if file.problem}
+        """`{path: what is wrong with it}` of event files, and of runs that cannot be shown."""
+        problems = {path: file.problem for path, file in self._files.items() if file.problem}
+        for name, run in self.runs.items():
+            if run.is_mixed():
+                problems[name] = (
+                    "has no step at which all its layers were logged: do two models share the "
+                    "folder? Log each run to a folder of its own"
+                )
+        return problems
 
     def files(self) -> int:
         """The number of event files that were found."""
@@ -210,38 +227,40 @@ class Store:
 
     def _folders(self) -> Iterator[tuple[str, list[str]]]:
         for prefix, root in self.roots.items():
-            for folder, _, names in sorted(os.walk(root, followlinks=True)):
+            for folder, inside, names in os.walk(root, followlinks=True):
+                inside[:] = sorted(one for one in inside if not _leads_back(folder, one))
                 paths = [os.path.join(folder, n) for n in sorted(names) if "tfevents" in n]
                 if paths:
                     name = os.path.relpath(folder, root)
                     yield (f"{prefix}/{name}" if prefix else name), paths
 
-    def _read_folder(self, name: str, paths: list[str]) -> None:
+    def _read_folder(self, name: str, paths: list[str], cut: bool) -> None:
         known = {path: self._files.get(path) for path in paths}
-        if any(file and _is_another(path, file) for path, file in known.items()):
+        if cut or any(file and _is_another(path, file) for path, file in known.items()):
             with self.lock:  # overwritten, or cut by a run that was resumed: read it anew
-                old = self.runs.pop(name, None)
+                if old := self.runs.get(name):
+                    self.runs[name] = Run(name)
+                    self.runs[name].generation = old.generation + 1
+                for path in paths:
+                    self._files.pop(path, None)
                 self.version += 1
-            if old:
-                fresh = Run(name)
-                fresh.generation = old.generation + 1
-                with self.lock:
-                    self.runs[name] = fresh
-            for path in paths:
-                self._files.pop(path, None)
         for path in paths:
             try:
-                self._read_file(name, path)
+                problem = self._read_file(name, path)
             except OSError as error:
                 problem = f"cannot be read: {error.strerror}. Check that TensorBoard may read it"
-                self._files.setdefault(path, File(0)).problem = problem
+            with self.lock:
+                file = self._files.setdefault(path, File(0))
+                self.version += problem != file.problem
+                file.problem = problem
 
-    def _read_file(self, name: str, path: str) -> None:
+    def _read_file(self, name: str, path: str) -> str:
+        """Reads what is new in a file. Returns what is wrong with it."""
         status = os.stat(path)
-        file = self._files.setdefault(path, File(status.st_ino))
+        with self.lock:
+            file = self._files.setdefault(path, File(status.st_ino))
         if file.problem.startswith("is broken"):
-            return
-        file.problem = "" if status.st_size else "is empty: nothing was logged to it yet"
+            return file.problem
         with open(path, "rb") as stream:
             stream.seek(file.place)
             rest = b""
@@ -253,13 +272,15 @@ class Store:
                 file.place += used
                 rest = data[used:]
                 if problem:
-                    file.problem = f"is broken at byte {file.place:,}: {problem}"
-                    return
+                    return f"is broken at byte {file.place:,}: {problem}"
+        if not status.st_size:
+            return "is empty: nothing was logged to it yet"
         if rest and time.time() - status.st_mtime > QUIET:
-            file.problem = (
+            return (
                 f"ends within an event, {len(rest)} bytes of it: the run was killed, or its disk "
                 "is full. What was written before is shown"
             )
+        return ""
 
     def _parse(self, name: str, data: bytes) -> tuple[int, str]:
         """Adds the whole records in `data`. Returns how many bytes they take, and what is wrong."""
@@ -373,6 +394,12 @@ def _is_another(path: str, file: File) -> bool:
     except OSError:
         return True
     return status.st_ino != file.inode or status.st_size < file.place
+
+
+def _leads_back(folder: str, name: str) -> bool:
+    """Whether a folder is a link to one that it is in, which has no end."""
+    path = Path(folder, name)
+    return path.is_symlink() and Path(folder).resolve().is_relative_to(path.resolve())
 
 
 def statistics(runs: Mapping[str, Run]) -> list[str]:

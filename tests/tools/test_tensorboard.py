@@ -198,6 +198,44 @@ def test_a_file_that_was_cut_or_a_run_that_is_gone(tmp_path):
     assert list(read(tmp_path, store).runs) == ["run"]
 
 
+def test_what_is_said_of_a_file_goes_with_it(tmp_path):
+    events.write(tmp_path / "run", events.weights(0))
+    later = events.write(tmp_path / "run", events.weights(1), name="events.out.tfevents.2.host")
+    empty = events.write(tmp_path / "empty", b"")
+    store = read(tmp_path)
+    version, generation = store.version, store.runs["run"].generation
+    empty.unlink()
+    assert not read(tmp_path, store).problems() and store.files() == 2
+    assert store.version > version
+    later.unlink()  # one file of a run
+    assert steps_of(read(tmp_path, store)) == [0] and store.runs["run"].generation > generation
+
+
+def test_what_is_wrong_with_a_file_is_news(tmp_path):
+    path = events.write(tmp_path / "run", events.weights(0)[:-7])
+    store = read(tmp_path)
+    version = store.version
+    os.utime(path, (1, 1))  # nothing was read, and it is no longer being written
+    assert read(tmp_path, store).problems() and store.version > version
+    version = store.version
+    assert read(tmp_path, store).version == version
+
+
+def test_two_models_in_a_folder_are_named(tmp_path):
+    first, second = (events.weights(step, paths=[f"norm{step}"]) for step in (0, 1))
+    events.write(tmp_path / "run", first)
+    assert not read(tmp_path).problems()  # the first step is being written
+    events.write(tmp_path / "run", second)
+    assert "two models" in read(tmp_path).problems()["run"]
+
+
+def test_a_link_that_leads_back_is_not_followed(tmp_path):
+    events.write(tmp_path / "a" / "run", events.weights(0))
+    (tmp_path / "a" / "back").symlink_to(tmp_path)
+    (tmp_path / "other").symlink_to(tmp_path / "a" / "run")
+    assert list(read(tmp_path).runs) == ["a/run", "other"]
+
+
 def test_a_step_counts_when_it_is_complete(tmp_path):
     parts = events.weights(1)
     events.write(tmp_path / "run", events.weights(0) + parts[: len(parts) // 2])

@@ -2,6 +2,7 @@
 
 import json
 import mimetypes
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,13 +34,12 @@ class NormsPlugin(base_plugin.TBPlugin):
 
     def __init__(self, context: Any) -> None:
         self.store = Store(_roots(context))
-        self._description: tuple[int, bytes] = (-1, b"")
 
     def is_active(self) -> bool:
         reading = self.store.refresh()
-        if not self.store.runs and reading:
+        if not self.store.shown() and reading:
             reading.join(FIRST_LOOK)
-        return bool(self.store.runs)
+        return bool(self.store.shown())
 
     def frontend_metadata(self) -> Any:
         return base_plugin.FrontendMetadata(es_module_path="/static/index.js", tab_name="Norms")
@@ -78,7 +78,7 @@ class NormsPlugin(base_plugin.TBPlugin):
                     "labels": LABELS,
                     "colours": COLOURS,
                     "not_compared": NOT_COMPARED,
-                    "runs": [run.describe() for run in self.store.runs.values() if run.columns],
+                    "runs": [run.describe() for run in self.store.shown()],
                 }
         return json.dumps(state).encode(), "application/json"
 
@@ -112,8 +112,10 @@ def _roots(context: Any) -> dict[str, str]:
     roots = {}
     for part in filter(None, spec.split(",")):
         name, colon, folder = part.partition(":")
-        roots[name if colon else ""] = folder if colon else part
-    return roots or {"": context.logdir or "."}
+        if not colon or part.startswith("/"):  # without a name, TensorBoard names it by its path
+            name = folder = part
+        roots[name] = os.path.expanduser(folder)
+    return roots or {"": os.path.expanduser(context.logdir or ".")}
 
 
 def _pack(header: dict[str, Any], values: np.ndarray) -> tuple[bytes, str]:

@@ -153,7 +153,7 @@ class Store:
         roots: `{prefix of the names of runs: folder}`.
 
     Attributes:
-        runs: `{name: Run}`. Hold `lock` while you use them.
+        runs: `{name: Run}` with switches, gates or hyperparameters. Hold `lock` while you use them.
         version: changes when anything was read, or is gone.
         reading: whether a pass over the files is under way.
         passes: the number of passes that have ended.
@@ -220,6 +220,10 @@ class Store:
                     "folder? Log each run to a folder of its own"
                 )
         return problems
+
+    def shown(self) -> list[Run]:
+        """The runs with switches or gates; others have hyperparameters alone."""
+        return [run for run in list(self.runs.values()) if run.columns]
 
     def files(self) -> int:
         """The number of event files that were found."""

@@ -1,5 +1,6 @@
 """The tab "Norms" of TensorBoard: what its server reads and answers."""
 
+import argparse
 import json
 import os
 import pkgutil
@@ -324,10 +325,32 @@ def test_tensorboard_finds_the_plugin():
 def test_several_log_dirs(tmp_path):
     events.write(tmp_path / "x" / "run", events.weights(0))
     events.write(tmp_path / "y", events.weights(0))
-    flags = type("Flags", (), {"logdir_spec": f"first:{tmp_path}/x,second:{tmp_path}/y"})
-    plugin = NormsPlugin(TBContext(logdir="", flags=flags))
+    x, y = f"{tmp_path}/x", f"{tmp_path}/y"
+
+    def runs(spec):
+        plugin = NormsPlugin(TBContext(logdir="", flags=argparse.Namespace(logdir_spec=spec)))
+        plugin.store.read()
+        return list(plugin.store.runs)
+
+    assert runs(f"first:{x},second:{y}") == ["first/run", "second/."]
+    assert runs(f"{x},{y}") == [f"{x}/run", f"{y}/."]  # as TensorBoard names them
+    (tmp_path / "x").rename(tmp_path / "x:x")
+    assert runs(f"{x}:x") == [f"{x}:x/run"]
+
+
+def test_the_log_dir_may_be_below_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    events.write(tmp_path / "logs" / "run", events.weights(0))
+    plugin = NormsPlugin(TBContext(logdir="~/logs"))
     plugin.store.read()
-    assert list(plugin.store.runs) == ["first/run", "second/."]
+    assert list(plugin.store.runs) == ["run"]
+
+
+def test_the_tab_needs_switches_not_only_hyperparameters(client):
+    _, plugin, folder = client
+    events.write(folder / "run", events.options(seed=1))
+    plugin.store.read()
+    assert plugin.store.runs and not plugin.is_active()
 
 
 def test_the_published_bars_are_those_of_the_laboratory():

@@ -4,6 +4,7 @@ import csv
 import io
 import logging
 import re
+import shutil
 import threading
 
 import pytest
@@ -84,6 +85,12 @@ def choose(page, name, value):
     after(page, lambda: page.select_option(f"#{name}", value))
 
 
+def click(page, x, y):
+    """Clicks at a share of the width and height of the view."""
+    box = page.locator("#view").bounding_box()
+    after(page, lambda: page.mouse.click(box["x"] + x * box["width"], box["y"] + y * box["height"]))
+
+
 def state(page):
     return dict(re.findall(r"p\.norms\.(\w+)=([^&]*)", page.url))
 
@@ -162,8 +169,16 @@ def test_the_matrix_of_runs_gives_means_and_spread(open_page, recorded):
     assert [row["group"] for row in rows] == ["batch size 2", "batch size 32"]
     assert float(rows[1]["batch"]) == pytest.approx(1 / 3 + 0.3 * 1.05, abs=1e-6)
     assert float(rows[1]["batch_spread"]) == pytest.approx(0.3 * 0.1 / 2**0.5, abs=1e-6)
+    (gates,) = [row for row in table(page) if row["run"] == "gates"]
+    assert gates["layers"] == "0" and gates["batch"] == ""
+    choose(page, "stage", "stage1")
+    (gates,) = [row for row in table(page) if row["run"] == "gates"]
+    assert gates["batch"] == "0.75" and gates["layer"] == ""  # which it does not use
     choose(page, "stage", "")
     assert page.inner_text("#title").startswith("mean over 4 layers, all runs")
+    after(page, lambda: page.locator("#step").fill("1"))
+    click(page, 0.65, 0.23)  # on a run: to the same progress of it
+    assert state(page)["run"] == "b2-s1" and state(page)["step"] == "5"
 
 
 @pytest.mark.parametrize("view", ["map", "simplex", "bars", "runs", "gates"])
@@ -254,6 +269,62 @@ def test_a_run_is_followed_while_it_trains(open_page, tmp_path):
     page.wait_for_function("document.querySelectorAll('#run option').length == 2")
     events.write(tmp_path / "run", events.weights(3))
     page.wait_for_function("document.getElementById('at').textContent == 'step 0 of 3'")
+
+
+def test_runs_of_equal_options_stand_beside_each_other(open_page, tmp_path):
+    for name, lean in (("a", 0), ("b", 1)):
+        events.write(tmp_path / name, events.options(batch_size=4) + events.weights(10, lean=lean))
+    page = open_page(tmp_path, "p.norms.view=runs")
+    for place, run in ((0.5, "b"), (0.2, "a")):  # of three columns; the last is the mean
+        click(page, place, 0.5)
+        assert state(page)["run"] == run
+
+
+def test_the_pointer_names_all_runs_by_their_share(open_page, tmp_path):
+    for seed in range(18):
+        weights = events.weights(0) + events.weights(10, lean=seed / 18)
+        events.write(tmp_path / f"s{seed:02}", events.options(seed=seed) + weights)
+    page = open_page(tmp_path, "p.norms.view=runs")
+    box = page.locator("#curves").bounding_box()
+    page.mouse.move(box["x"] + box["width"] - 30, box["y"] + 80)  # the last panel, its last step
+    page.locator("#curves td").get_by_text("BN, s17").wait_for()
+    names = page.locator("#curves td:nth-child(2)").all_inner_texts()
+    assert names == [f"BN, s{seed:02}" for seed in reversed(range(18))]
+    for name in (names[0], names[-1]):
+        place = page.get_by_text(name, exact=True).bounding_box()
+        assert 0 < place["y"] < 800 - place["height"]
+
+
+def test_a_net_of_switches_and_gates_lists_both(open_page, tmp_path):
+    for step, gate in ((0, 0.5), (10, 0.9)):
+        events.write(
+            tmp_path / "run",
+            events.weights(step) + events.scalar("gate/stage9_gate/batch", step, gate),
+        )
+    page = open_page(tmp_path)
+    first = page.locator("#movers tr").first
+    assert first.get_attribute("data-layer") == "stage9_gate" and "0.40" in first.inner_text()
+    choose(page, "stage", "stage9")
+    after(page, lambda: page.keyboard.press("4"))
+    assert [row["kind"] for row in table(page)] == ["gate"]
+
+
+def test_weights_that_are_not_numbers_are_shown_as_such(open_page, tmp_path):
+    events.write(tmp_path / "run", events.weights(0) + events.weights(1, lean=float("nan")))
+    page = open_page(tmp_path)
+    assert page.locator("#movers tr").first.inner_text().split() == [
+        "stem_norm",
+        "IN",
+        "NaN",
+        "NaN",
+    ]
+
+
+def test_a_layer_that_is_chosen_by_keyboard_keeps_the_focus(open_page, recorded):
+    page = open_page(recorded, "p.norms.run=b32-s0")
+    page.locator("[data-layer=stage1_norm2]").focus()
+    after(page, lambda: page.keyboard.press("Enter"))
+    assert page.evaluate("document.activeElement.dataset.layer") == "stage1_norm2"
 
 
 def test_what_to_do_without_switches_and_with_broken_files(open_page, tmp_path):

@@ -4,7 +4,7 @@ import { axis, base, heading } from "./theme.js";
 import { escape, kindsOf, TITLES } from "./panels.js";
 import { groupRuns } from "./groups.js";
 
-const MOST = 12; // curves under the pointer
+const MOST = 20; // curves under the pointer
 const POINTS = 600; // of a curve; more than the screen can show
 const DASHES = ["solid", [7, 4], [2, 3], [9, 3, 2, 3]];
 
@@ -44,9 +44,8 @@ function panelsOf(context) {
     title: context.labels[s],
     curves: groups.flatMap((runs, g) =>
       runs.map((run) => {
-        const kind = run.index[state.kind]?.[s] ? state.kind : run.index.both?.[s] ? "both" : "gate";
         const last = run.steps.at(-1) || 1;
-        const points = thin(run.curve(layersOf(context, run), kind, s));
+        const points = thin(run.curve(layersOf(context, run), context.kindOf(run), s));
         return {
           run,
           s,
@@ -82,17 +81,23 @@ const line = (context) => ({
 let count = 0; // of panels
 
 // What all curves of a panel say under the pointer.
-function pointText(points, progress) {
+function pointText(all, progress) {
+  const points = all.filter(({ value }) => value[1] !== undefined).sort((a, b) => b.value[1] - a.value[1]);
   if (!points.length) return "";
   const at = points[0].axisValue;
   const lines = points.slice(0, MOST).map(
     ({ color, seriesName, value }) =>
       `<tr><td style="color:${color}">\u25a0</td><td style="padding-right:8px">${escape(seriesName)}</td>` +
-      `<td>${value[1]?.toFixed(3)}</td></tr>`,
+      `<td>${value[1].toFixed(3)}</td></tr>`,
   );
   if (points.length > MOST) lines.push(`<tr><td colspan="3">and ${points.length - MOST} more</td></tr>`);
   const title = progress ? `${at.toFixed(0)} %` : `step ${Math.round(at).toLocaleString("en")}`;
   return `<b>${title}</b><table>${lines.join("")}</table>`;
+}
+
+// Beside the pointer, and up over the view: the text is higher than the curves if there are many.
+function beside([x], _, __, ___, { contentSize: [width, height], viewSize }) {
+  return [x + 15 + width < viewSize[0] ? x + 15 : x - 15 - width, viewSize[1] - height - 4];
 }
 
 export const curves = {
@@ -104,8 +109,14 @@ export const curves = {
     const progress = state.view === "runs" && state.align === "progress";
     const all = panels.flatMap(({ curves: list }, index) => list.map((curve) => ({ ...curve, index })));
     // One scale for all panels, so that they can be compared.
-    const shares = all.flatMap(({ points }) => points.map(([, share]) => share)).filter(Number.isFinite);
-    const [low, high] = shares.length ? [Math.min(...shares), Math.max(...shares)] : [0, 1];
+    let [low, high] = [1, 0];
+    for (const { points } of all) {
+      for (const [, share] of points) {
+        if (share < low) low = share;
+        if (share > high) high = share;
+      }
+    }
+    if (low > high) [low, high] = [0, 1]; // no numbers
     const interval = high - low > 0.45 ? 0.2 : 0.1;
     const first = Math.min(...context.shownRuns.map((run) => run.steps[0] ?? 0));
     const last = Math.max(...context.shownRuns.map((run) => run.steps.at(-1) ?? 0), 1);
@@ -127,16 +138,18 @@ export const curves = {
         axis(look, {
           type: "value",
           gridIndex,
-          min: interval * Math.floor(low / interval - 1e-6),
-          max: interval * Math.ceil(high / interval + 1e-6),
+          min: Math.max(0, interval * Math.floor(low / interval - 1e-6)),
+          max: Math.min(1, interval * Math.ceil(high / interval + 1e-6)),
           interval,
-          axisLabel: { formatter: (share) => Math.abs(share).toFixed(1) },
+          axisLabel: { formatter: (share) => share.toFixed(1) },
           splitLine: { show: true, lineStyle: { color: look.line, opacity: 0.6 } },
         }),
       ),
       tooltip: {
         ...base(look).tooltip,
         trigger: "axis",
+        confine: false,
+        position: beside,
         axisPointer: { lineStyle: { color: look.faint } },
         formatter: (points) => pointText(points, progress),
       },

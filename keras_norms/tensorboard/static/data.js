@@ -73,17 +73,17 @@ class Run {
     return entry.left ? 1 - share : share;
   }
 
-  // The mean share over layers. One that a layer does not use counts as 0, as in `analysis.average`.
+  // The mean share over layers. One that a layer does not use counts as 0, as in `analysis.average`;
+  // undefined if no layer uses it.
   mean(row, layers, kind, statistic) {
-    let sum = 0;
-    let count = 0;
+    let [sum, count, any] = [0, 0, false];
     const others = Object.keys(this.index[kind] ?? {});
     for (const layer of layers) {
       const share = this.share(row, layer, kind, statistic);
-      if (share !== undefined) sum += share;
+      if (share !== undefined) [sum, any] = [sum + share, true];
       if (share !== undefined || others.some((s) => this.index[kind][s].first[layer] >= 0)) count++;
     }
-    return count ? sum / count : undefined;
+    return any ? sum / count : undefined;
   }
 
   // [[step, share], ...] of a mean over layers.
@@ -180,5 +180,5 @@ function shorten(name, names) {
 export function entropy(shares) {
   const used = shares.filter((share) => share !== undefined);
   if (used.length < 2) return 0;
-  return -used.reduce((sum, w) => sum + (w > 0 ? w * Math.log(w) : 0), 0) / Math.log(used.length);
+  return -used.reduce((sum, w) => sum + (w === 0 ? 0 : w * Math.log(w)), 0) / Math.log(used.length);
 }

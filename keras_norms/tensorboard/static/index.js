@@ -8,7 +8,7 @@ import { saveCsv, savePng, saveSvg } from "./export.js";
 import { gates } from "./gates.js";
 import { map } from "./map.js";
 import { drawMovers } from "./movers.js";
-import { escape } from "./panels.js";
+import { decidingKind, escape, kindsOf } from "./panels.js";
 import { runs } from "./runs.js";
 import { simplex } from "./simplex.js";
 import { address, onAddress, readState, state, VIEWS, writeState } from "./state.js";
@@ -132,6 +132,7 @@ function makeContext() {
     selected: selectedOf(run),
     selectedOf,
     layer: run.places.get(state.layer),
+    kindOf: (one) => decidingKind(one, kindsOf(one, state.kind), selectedOf(one)),
     layerIn: (one, layer) => (one === run ? layer : one.places.get(run.layers[layer].path)),
     depthColours: depthColours(run.layers.length),
     rowOf(one) {
@@ -394,7 +395,7 @@ function listen() {
   });
   charts[0].on("click", (params) => {
     const run = views[state.view].runAt?.(context, params);
-    if (run) change({ run: run.name, step: "" });
+    if (run) change({ run: run.name, step: live ? "" : String(run.steps[context.rowOf(run)]) });
     const layer = views[state.view].layerAt?.(context, params);
     if (layer !== undefined && layer !== null) {
       const { path } = context.run.layers[layer];

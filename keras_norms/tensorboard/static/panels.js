@@ -34,6 +34,13 @@ export function kindsOf(run, wanted) {
   return kinds.length ? kinds : run.kinds;
 }
 
+// The kind that stands for all: both or, if no layer has switches, the gates.
+export function decidingKind(run, kinds, layers) {
+  const uses = (kind, layer) => Object.values(run.index[kind]).some(({ first }) => first[layer] >= 0);
+  const used = kinds.filter((kind) => layers.some((layer) => uses(kind, layer)));
+  return used.includes("both") ? "both" : used.at(-1) ?? kinds.at(-1);
+}
+
 // A layer's own name without its stage, which stands above.
 export const ownName = (path) => path.split("/").at(-1).replace(/^[^_]*_(?=.)/, "");
 

@@ -6,24 +6,25 @@ import { escape } from "./panels.js";
 
 const POOLED = "mean \u00b1 sd";
 
-function kindOf(run, wanted) {
-  return wanted && run.kinds.includes(wanted) ? wanted : run.kinds.includes("both") ? "both" : run.kinds.at(-1);
-}
-
 // {group: [{column, run, row, shares: {statistic: {mean, spread}}}, ...]}
 function matrix(context) {
   const rows = new Map();
   for (const [label, runs] of groupRuns(context.runs)) {
+    const seen = {};
     const cells = runs.map((run) => {
-      const [row, kind, layers] = [context.rowOf(run), kindOf(run, context.state.kind), context.selectedOf(run)];
+      const seed = seedOf(run);
+      seen[seed] = 1 + (seen[seed] ?? 0);
+      const column = seen[seed] > 1 ? `${seed} (${seen[seed]})` : seed;
+      const [row, kind, layers] = [context.rowOf(run), context.kindOf(run), context.selectedOf(run)];
       const shares = context.statistics.map((s) => [s, { mean: run.mean(row, layers, kind, s) }]);
-      return { column: seedOf(run), run, row, shares: Object.fromEntries(shares.filter(([, { mean }]) => mean !== undefined)) };
+      return { column, run, row, shares: Object.fromEntries(shares.filter(([, { mean }]) => mean !== undefined)) };
     });
     if (cells.length > 1) {
+      // A statistic that only some of the runs use counts as 0 in the others, so that shares sum to 1.
+      const known = cells.map((cell) => cell.shares).filter((shares) => Object.keys(shares).length);
       const shares = context.statistics
-        .map((s) => [s, cells.map((cell) => cell.shares[s]?.mean).filter((mean) => mean !== undefined)])
-        .filter(([, means]) => means.length)
-        .map(([s, means]) => [s, pooled(means)]);
+        .filter((s) => known.some((one) => one[s]))
+        .map((s) => [s, pooled(known.map((one) => one[s]?.mean ?? 0))]);
       cells.push({ column: POOLED, shares: Object.fromEntries(shares) });
     }
     rows.set(label, cells);
@@ -33,7 +34,7 @@ function matrix(context) {
 
 function columnsOf(rows) {
   const names = [...new Set([...rows.values()].flat().map((cell) => cell.column))];
-  const number = (name) => (name === POOLED ? Infinity : Number(name.match(/[\d.]+/)?.[0] ?? 0));
+  const number = (name) => (name === POOLED ? Infinity : Number(name.match(/^seed ([\d.]+)/)?.[1] ?? 0));
   return names.sort((a, b) => number(a) - number(b));
 }
 
@@ -79,7 +80,7 @@ function cellSeries(context) {
           const used = statistics.filter((s) => cell.shares[s]);
           const gap = width > 120 ? "    " : " ";
           const lines = [used.map((s) => digits(cell.shares[s].mean)).join(gap)];
-          if (!cell.run) lines.push(used.map((s) => `\u00b1${digits(cell.shares[s].spread)}`).join(gap.slice(1)));
+          if (!cell.run) lines.push(used.map((s) => deviation(cell.shares[s])).join(gap.slice(1) || " "));
           children.push({
             type: "text",
             style: { text: lines.join("\n"), x: cx, y: top + bar + 7, align: "center", lineHeight: 14, fill: look.ink, font: "11px Roboto, sans-serif" },
@@ -99,6 +100,7 @@ function cellSeries(context) {
 }
 
 const digits = (share) => share.toFixed(2).replace(/^0/, "");
+const deviation = ({ spread }) => (spread === undefined ? "\u2013" : `\u00b1${digits(spread)}`);
 const number = ({ mean, spread }) => digits(mean) + (spread === undefined ? "" : ` \u00b1 ${digits(spread)}`);
 
 function cellText(context, cell) {
@@ -114,7 +116,7 @@ export const runs = {
   option(context) {
     const { look } = context;
     const { columns, labels, series } = cellSeries(context);
-    const kind = kindOf(context.run, context.state.kind);
+    const kind = context.kindOf(context.run);
     const left = 16 + 6.4 * Math.min(30, Math.max(...labels.map((label) => label.length)));
     const title = `${kind === "both" ? "importance" : kind}, mean over ${context.selected.length} layers of each run`;
     return {
@@ -126,7 +128,7 @@ export const runs = {
         type: "category",
         data: labels,
         inverse: true,
-        axisLabel: { color: look.ink, width: left - 20, overflow: "break", hideOverlap: false },
+        axisLabel: { color: look.ink, width: left - 20, overflow: context.height / labels.length > 60 ? "break" : "truncate" },
       }),
       series: [series],
     };
@@ -144,7 +146,7 @@ export const runs = {
         cell.run?.name ?? POOLED,
         cell.run ? cell.run.steps[cell.row] : "",
         context.selectedOf(cell.run ?? context.run).length,
-        kindOf(cell.run ?? context.run, context.state.kind),
+        context.kindOf(cell.run ?? context.run),
         ...context.statistics.flatMap((s) => [cell.shares[s]?.mean ?? "", cell.shares[s]?.spread ?? ""]),
       ]),
     ];

@@ -295,6 +295,26 @@ def test_the_pointer_names_all_runs_by_their_share(open_page, tmp_path):
         assert 0 < place["y"] < 800 - place["height"]
 
 
+def test_a_square_of_four_statistics_and_one_alone_fit(open_page, tmp_path):
+    def weights(*names):
+        kinds = ("mean", "variance")
+        return b"".join(
+            events.scalar(f"switch/a/{k}/{s}", 0, 1 / len(names)) for k in kinds for s in names
+        )
+
+    events.write(tmp_path / "four", weights("instance", "group", "layer", "batch"))
+    events.write(tmp_path / "one", weights("batch"))
+    page = open_page(tmp_path, "p.norms.view=simplex")
+    _, svg = download(page, "svg")
+    labels = re.findall(rb' x="([\d.]+)"[^>]*>(?:GN|BN)<', svg)
+    places = sorted(float(x) for x in labels)
+    assert len(places) == 6 and places[0] > 12 and places[-1] < 976
+    assert min(b - a for a, b in zip(places, places[1:], strict=False)) > 24  # side by side
+    choose(page, "run", "one")
+    _, svg = download(page, "svg")
+    assert b">1.0<" in svg and b">1.1<" not in svg  # shares end at 1
+
+
 def test_a_net_of_switches_and_gates_lists_both(open_page, tmp_path):
     for step, gate in ((0, 0.5), (10, 0.9)):
         events.write(
@@ -325,6 +345,28 @@ def test_a_layer_that_is_chosen_by_keyboard_keeps_the_focus(open_page, recorded)
     page.locator("[data-layer=stage1_norm2]").focus()
     after(page, lambda: page.keyboard.press("Enter"))
     assert page.evaluate("document.activeElement.dataset.layer") == "stage1_norm2"
+
+
+def test_an_address_with_nonsense_draws(open_page, recorded):
+    page = open_page(recorded, "p.norms.view=toString&p.norms.filter=100%&p.norms.run=none")
+    assert page.input_value("#filter") == "100%"
+    assert "No layer is selected" in page.inner_text("#message")
+
+
+def test_the_link_is_shown_where_a_page_may_not_copy(open_page, recorded):
+    page, shown = open_page(recorded), []
+    page.on("dialog", lambda dialog: shown.append(dialog.default_value) or dialog.dismiss())
+    page.evaluate("Object.defineProperty(navigator, 'clipboard', {})")  # as over http
+    page.click("#link")
+    assert shown == [page.url]
+
+
+def test_a_narrow_page_has_the_list_below(open_page, recorded):
+    page = open_page(recorded)
+    page.set_viewport_size({"width": 390, "height": 800})
+    after(page, lambda: page.keyboard.press("2"))
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    assert page.locator("#view").bounding_box()["width"] == 390
 
 
 def test_what_to_do_without_switches_and_with_broken_files(open_page, tmp_path):

@@ -1,7 +1,7 @@
 // The gates of batch-instance norm as histograms over channels: a column for each layer.
 
 import { axis, base, heading, level, levels, scale } from "./theme.js";
-import { byDepth, cellSeries, depthAxis, escape, layerSeries, LEFT, stack } from "./panels.js";
+import { byDepth, cellSeries, depthAxis, escape, layerSeries, LEFT, stack, stageSeries } from "./panels.js";
 
 const RIGHT = 66;
 const MOST = 0.5; // the share of channels that has the last colour
@@ -54,11 +54,13 @@ export const gates = {
   option(context) {
     const { look, run } = context;
     const layers = gated(context);
-    const { places } = byDepth(run, layers);
+    const { places, spans } = byDepth(run, layers);
     const { named } = stack({ ...context, selected: layers, other: undefined }, { right: RIGHT });
     const { bins } = run.gates;
     const chosen = layers.includes(context.layer) ? run.layers[context.layer].path : "all of these layers";
     const split = Math.round(context.height * (named ? 0.68 : 0.6));
+    const top = 56;
+    const grid = { top, height: split - top - (named ? 100 : 34) };
     const [cells, bars] = series(context);
     const text = (layer) => {
       const mean = run.share(context.rowOf(run), layer, "gate", "batch");
@@ -71,7 +73,7 @@ export const gates = {
         heading(look, `gates in ${chosen}`, LEFT, split + 8),
       ],
       grid: [
-        { left: LEFT, right: RIGHT, top: 36, height: split - 36 - (named ? 100 : 34) },
+        { left: LEFT, right: RIGHT, ...grid },
         { left: LEFT, right: RIGHT, top: split + 32, bottom: 24 },
       ],
       xAxis: [
@@ -85,13 +87,14 @@ export const gates = {
       visualMap: scale(look, {
         inRange: { color: look.shares },
         right: 12,
-        top: 30,
+        top: top - 6,
         itemHeight: Math.min(120, split - 120),
         text: [`\u2265 ${MOST}`, "0"],
       }),
       series: [
         cells,
-        layerSeries(context, places, [{ grid: { top: 36, height: split - 36 - (named ? 100 : 34) } }], text),
+        stageSeries(context, spans, { top: grid.top + 19 }),
+        layerSeries(context, places, [{ grid }], text),
         { ...bars, type: "bar", xAxisIndex: 1, yAxisIndex: 1, barCategoryGap: "6%", itemStyle: { color: look.statistics.batch } },
       ],
     };

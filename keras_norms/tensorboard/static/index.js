@@ -28,7 +28,7 @@ const PAGE = `
   <label>Run <select id="run"></select></label>
   <label>Compare <select id="other"></select></label>
   <label>Stage <select id="stage"></select></label>
-  <label>Layers <input id="filter" type="search" placeholder="regular expression" title="Key /" spellcheck="false"></label>
+  <label>Layers <input id="filter" type="search" placeholder="expression" title="A regular expression. Key /" spellcheck="false"></label>
   <label>Weights <select id="kind">
     <option value="">all</option><option value="mean">mean</option>
     <option value="variance">variance</option><option value="both">both</option>
@@ -229,6 +229,7 @@ function drawTexts() {
 }
 
 function drawList() {
+  $("curves").setAttribute("aria-label", `Curves: ${curves.title(context)}`);
   drawMovers($("movers"), $("note"), context);
   for (const button of document.querySelectorAll("[data-sort]")) {
     button.setAttribute("aria-pressed", button.dataset.sort === state.sort);
@@ -418,9 +419,13 @@ function listen() {
   }
   $("link").addEventListener("click", async () => {
     writeState();
-    await navigator.clipboard.writeText(address());
-    $("link").textContent = "Copied";
-    setTimeout(() => ($("link").textContent = "Link"), 1500);
+    try {
+      await navigator.clipboard.writeText(address());
+      $("link").textContent = "Copied";
+      setTimeout(() => ($("link").textContent = "Link"), 1500);
+    } catch {
+      prompt("The address of this view", address()); // browsers copy from https and localhost alone
+    }
   });
   new ResizeObserver(() => context && draw()).observe($("view"));
   onTheme(() => setLook() || draw());

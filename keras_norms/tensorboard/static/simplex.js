@@ -7,10 +7,8 @@ import { base, heading, scale } from "./theme.js";
 const LONG = 48; // points of a trail, of few layers
 const SHORT = 16; // of many
 const MANY = 120; // layers
-// What is seen of the plane. The corners of a triangle fill it; a square and a line fit in.
-const X = 1.05;
-const Y = [-0.72, 1.18];
-const ASPECT = (Y[1] - Y[0]) / (2 * X);
+// What is seen of the plane: a triangle, or a square or line with the names of its corners.
+const seenOf = (statistics) => (statistics.length === 3 ? { x: 1.05, y: [-0.72, 1.18] } : { x: 1.25, y: [-1.25, 1.25] });
 
 // The corners of a regular polygon, the first above.
 function corners(statistics) {
@@ -165,12 +163,14 @@ export const simplex = {
     const room = context.width / kinds.length;
     const top = 40;
     const below = 56;
-    const size = Math.min(room - 16, (context.height - top - below) / ASPECT);
+    const { x, y } = seenOf(context.statistics);
+    const aspect = (y[1] - y[0]) / (2 * x);
+    const size = Math.min(room - 16, (context.height - top - below) / aspect);
     const shown = (index) => ({
       left: index * room + (room - size) / 2,
-      top: top + Math.max(0, (context.height - top - below - size * ASPECT) / 2),
+      top: top + Math.max(0, (context.height - top - below - size * aspect) / 2),
       width: size,
-      height: size * ASPECT,
+      height: size * aspect,
     });
     const hidden = (more) => kinds.map((_, gridIndex) => ({ type: "value", show: false, gridIndex, ...more }));
     const legend = context.other ? `\u25cf ${run.label}   \u25cb ${context.other.label}` : "";
@@ -181,8 +181,8 @@ export const simplex = {
         { ...heading(look, legend, 12, context.height - 22, 11) },
       ],
       grid: kinds.map((_, index) => shown(index)),
-      xAxis: hidden({ min: -X, max: X }),
-      yAxis: hidden({ min: Y[0], max: Y[1] }),
+      xAxis: hidden({ min: -x, max: x }),
+      yAxis: hidden({ min: y[0], max: y[1] }),
       visualMap: scale(look, {
         inRange: { color: look.depth },
         orient: "horizontal",

@@ -31,15 +31,22 @@ function entries() {
   return outer().location.hash.slice(1).split("&").filter(Boolean);
 }
 
+function decode(text) {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return text; // a percent sign that somebody typed
+  }
+}
+
 export function readState() {
-  const found = {};
+  Object.assign(state, DEFAULTS);
   for (const entry of entries()) {
     const [key, value = ""] = entry.split("=");
-    const name = decodeURIComponent(key).replace(PREFIX, "");
-    if (key.startsWith(PREFIX) && name in DEFAULTS) found[name] = decodeURIComponent(value);
+    const name = key.slice(PREFIX.length);
+    if (key.startsWith(PREFIX) && Object.hasOwn(DEFAULTS, name)) state[name] = decode(value);
   }
-  Object.assign(state, DEFAULTS, found);
-  if (!(state.view in VIEWS)) state.view = DEFAULTS.view;
+  if (!Object.hasOwn(VIEWS, state.view)) state.view = DEFAULTS.view;
 }
 
 export function writeState() {

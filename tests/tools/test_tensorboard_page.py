@@ -361,6 +361,52 @@ def test_the_link_is_shown_where_a_page_may_not_copy(open_page, recorded):
     assert shown == [page.url]
 
 
+def test_only_the_newest_state_is_drawn(open_page, recorded):
+    page = open_page(recorded, "p.norms.run=b32-s0")
+
+    page.evaluate("""() => {
+        const ask = window.fetch;
+        window.fetch = async (path) => {
+            await new Promise((done) => setTimeout(done, path.includes("b32-s1") ? 1500 : 300));
+            return ask(path);
+        };
+    }""")
+
+    def choose_both():
+        page.select_option("#run", "b2-s1")
+        page.select_option("#other", "b32-s1")
+
+    after(page, choose_both)
+    assert {row["batch"] for row in table(page) if row["run"] == "b32-s1"} - {"NaN", ""}
+    assert "dashed b32-s1" in page.inner_text("#title")
+
+
+def test_a_run_that_is_written_anew_shows_its_new_gates(open_page, tmp_path):
+    def gates(left):
+        scalar = events.scalar("gate/norm/batch", 0, left)
+        return scalar + events.gates("norm", 0, [[left, left + 0.05, 4.0]])
+
+    path = events.write(tmp_path / "run", gates(0.2))
+    page = open_page(tmp_path, "p.norms.view=gates")
+    assert float(table(page)[0]["share_from_0.20"]) == 1
+    (tmp_path / "new").write_bytes(gates(0.6))
+    after(page, lambda: (tmp_path / "new").replace(path))
+    assert float(table(page)[0]["share_from_0.60"]) == 1
+    assert b">norm<" in download(page, "svg")[1]  # its stage
+
+
+def test_runs_that_are_deleted_while_they_play(open_page, tmp_path):
+    events.write(tmp_path / "run", b"".join(events.weights(step) for step in range(9)))
+    page = open_page(tmp_path)
+    page.click("#play")
+    shutil.rmtree(tmp_path / "run")
+    page.wait_for_function(
+        "document.getElementById('message').innerText.includes('No event files')"
+    )
+    page.wait_for_timeout(300)
+    assert page.is_hidden("#problems")
+
+
 def test_a_narrow_page_has_the_list_below(open_page, recorded):
     page = open_page(recorded)
     page.set_viewport_size({"width": 390, "height": 800})

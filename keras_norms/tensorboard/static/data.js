@@ -18,24 +18,21 @@ class Run {
     this.steps = [];
     this.values = new Float32Array(0);
     this.columns = 0;
-    this.loaded = -1; // the generation of `values`
-    this.described = -1; // that of `layers`
-    this.describe(description);
-  }
-
-  describe(description) {
     this.about = description;
     this.name = description.name;
     this.options = description.options;
-    if (description.generation !== this.described) {
-      this.described = description.generation;
-      this.layers = description.layers;
-      this.stages = [...new Set(this.layers.map((layer) => layer.stage))];
-      this.places = new Map(this.layers.map((layer, index) => [layer.path, index]));
-      this.index = this.makeIndex();
-      this.kinds = KINDS.filter((kind) => this.index[kind]);
-    }
+    this.layers = description.layers;
+    this.stages = [...new Set(this.layers.map((layer) => layer.stage))];
+    this.places = new Map(this.layers.map((layer, index) => [layer.path, index]));
+    this.index = this.makeIndex();
+    this.kinds = KINDS.filter((kind) => this.index[kind]);
     this.cache = new Map(); // curves, until there are new rows
+  }
+
+  // This run as it is now described; a new one if rows that were fetched are no longer true.
+  now(description) {
+    if (description.generation !== this.about.generation) return new Run(description);
+    return Object.assign(this, { about: description, options: description.options });
   }
 
   // {kind: {statistic: the columns to average for each layer, -1 where the layer has none}}
@@ -108,19 +105,19 @@ class Run {
   }
 
   get isLoaded() {
-    return this.loaded === this.about.generation && this.steps.length >= this.about.rows;
+    return this.steps.length >= this.about.rows;
   }
 
   // Fetches the rows that are missing.
   async load() {
     if (this.isLoaded) return;
-    const query = new URLSearchParams({ run: this.name, from: this.steps.length, generation: this.loaded });
+    const query = new URLSearchParams({ run: this.name, from: this.steps.length, generation: this.about.generation });
     const { generation, from, steps, columns, values } = await unpack(`weights?${query}`);
-    if (generation !== this.about.generation) return; // the next poll describes the new columns
+    if (generation !== this.about.generation) return; // the next poll describes it anew
     const kept = this.values.subarray(0, from * columns);
     this.values = kept.length ? concatenate(kept, values) : values;
     this.steps = [...this.steps.slice(0, from), ...steps];
-    Object.assign(this, { loaded: generation, columns });
+    this.columns = columns;
     this.cache.clear();
   }
 
@@ -153,9 +150,8 @@ export async function poll() {
   const old = data.runs;
   data.runs = new Map(
     runs.filter((run) => run.rows).map((description) => {
-      const run = old.get(description.name);
-      run?.describe(description);
-      return [description.name, run ?? new Run(description)];
+      const run = old.get(description.name)?.now(description) ?? new Run(description);
+      return [description.name, run];
     }),
   );
   const names = [...data.runs.keys()];

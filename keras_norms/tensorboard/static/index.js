@@ -157,8 +157,11 @@ function atRow(context) {
 let context;
 
 // Draws everything anew: after a change of the state, the data, the theme or the size.
+let draws = 0; // begun
+
 async function draw() {
   writeState();
+  const mine = ++draws;
   drawProblems();
   const run = mainRun();
   document.body.classList.toggle("empty", !run);
@@ -167,9 +170,9 @@ async function draw() {
     await Promise.all(shownRuns().map((one) => one.load()));
     if (state.view === "gates") await run.loadGates();
   } catch (error) {
-    return showMessage(`<h1>The server does not answer</h1><p>${escape(error.message)}</p>`);
+    return mine === draws && showMessage(`<h1>Nothing to draw</h1><p>${escape(error.message)}</p>`);
   }
-  if (run !== mainRun() || !run.steps.length) return undefined;
+  if (mine !== draws || !run.steps.length) return undefined; // a newer one draws what it waited for
   live = state.step === "";
   row = live ? run.steps.length - 1 : run.rowAt(Number(state.step));
   drawControls(run);
@@ -298,8 +301,8 @@ function change(changes) {
 }
 
 function goTo(next) {
-  const run = mainRun();
-  if (!run?.steps.length) return;
+  if (!context) return;
+  const { run } = context;
   row = Math.min(Math.max(next, 0), run.steps.length - 1);
   live = row === run.steps.length - 1;
   state.step = live ? "" : String(run.steps[row]);
@@ -312,10 +315,11 @@ function play(on) {
   $("play").textContent = on ? "\u275a\u275a" : "\u25b6";
   $("play").setAttribute("aria-label", on ? "Pause" : "Play");
   if (!on) return;
+  if (!context) return;
   const start = live ? 0 : row;
   const began = performance.now();
   function advance(now) {
-    const count = mainRun().steps.length;
+    const count = context.run.steps.length;
     const next = start + Math.floor((Math.max(now - began, 0) / PLAY) * count);
     if (next !== row) goTo(next);
     if (next >= count - 1) play(false);

@@ -361,6 +361,16 @@ def test_the_link_is_shown_where_a_page_may_not_copy(open_page, recorded):
     assert shown == [page.url]
 
 
+def test_the_page_waits_for_a_server_that_is_gone(open_page, recorded):
+    page = open_page(recorded)
+    page.route("**/runs?*", lambda route: route.abort())
+    page.wait_for_function("document.getElementById('problems').innerText.includes('answer')")
+    page.wait_for_timeout(500)
+    assert page.is_visible("#problems")
+    page.unroute("**/runs?*")
+    page.wait_for_function("document.getElementById('problems').hidden")
+
+
 def test_only_the_newest_state_is_drawn(open_page, recorded):
     page = open_page(recorded, "p.norms.run=b32-s0")
 

@@ -80,6 +80,7 @@ let live = true; // whether the newest row is shown
 let wanted = false; // whether a frame is asked for
 let playing = 0;
 let idle = 0;
+let lost = ""; // why the server does not answer
 
 function pattern() {
   try {
@@ -131,8 +132,8 @@ function makeContext() {
     statistics: data.statistics.filter((s) => shown.some((one) => kinds.some((kind) => one.index[kind]?.[s]))),
     selected: selectedOf(run),
     selectedOf,
-    layer: run.places.get(state.layer),
     kindOf: (one) => decidingKind(one, kindsOf(one, state.kind), selectedOf(one)),
+    layer: run.places.get(state.layer),
     layerIn: (one, layer) => (one === run ? layer : one.places.get(run.layers[layer].path)),
     depthColours: depthColours(run.layers.length),
     rowOf(one) {
@@ -156,12 +157,12 @@ function atRow(context) {
 
 let context;
 
-// Draws everything anew: after a change of the state, the data, the theme or the size.
 let draws = 0; // begun
 
+// Draws everything anew: after a change of the state, the data, the theme or the size.
 async function draw() {
-  writeState();
   const mine = ++draws;
+  writeState();
   drawProblems();
   const run = mainRun();
   document.body.classList.toggle("empty", !run);
@@ -228,11 +229,11 @@ function drawTexts() {
   $("legend").innerHTML = context.statistics
     .map((s) => `<i style="background:${look.statistics[s]}"></i>${data.labels[s]}`)
     .join(" ");
+  $("curves").setAttribute("aria-label", `Curves: ${curves.title(context)}`);
   $("view").setAttribute("aria-label", `${VIEWS[state.view]} of ${run.label} at step ${step}`);
 }
 
 function drawList() {
-  $("curves").setAttribute("aria-label", `Curves: ${curves.title(context)}`);
   drawMovers($("movers"), $("note"), context);
   for (const button of document.querySelectorAll("[data-sort]")) {
     button.setAttribute("aria-pressed", button.dataset.sort === state.sort);
@@ -270,9 +271,12 @@ function drawControls(run) {
 function drawProblems() {
   const found = Object.entries(data.problems);
   const list = found.slice(0, 3).map(([path, problem]) => `<b>${escape(path)}</b> ${escape(problem)}.`);
-  if (found.length > 3) list.push(`${found.length - 3} more files have such problems.`);
-  $("problems").hidden = !found.length;
-  $("problems").innerHTML = list.join("<br>");
+  if (found.length > 3) list.push(`${found.length - 3} more have such problems.`);
+  if (lost) list.unshift(`TensorBoard does not answer (${escape(lost)}). Start it again: this page waits for it.`);
+  const html = list.join("<br>");
+  $("problems").hidden = !html;
+  if ($("problems").dataset.html === html) return; // what is written anew is read out anew
+  $("problems").innerHTML = $("problems").dataset.html = html;
 }
 
 function advice() {
@@ -311,11 +315,11 @@ function goTo(next) {
 }
 
 function play(on) {
+  if (!context) return;
   playing = on ? requestAnimationFrame(advance) : cancelAnimationFrame(playing) || 0;
   $("play").textContent = on ? "\u275a\u275a" : "\u25b6";
   $("play").setAttribute("aria-label", on ? "Pause" : "Play");
   if (!on) return;
-  if (!context) return;
   const start = live ? 0 : row;
   const began = performance.now();
   function advance(now) {
@@ -442,16 +446,22 @@ function setLook() {
 }
 
 async function ask() {
+  let changed = false;
   try {
-    if (await poll()) {
+    changed = await poll();
+    lost = "";
+  } catch (error) {
+    lost = error.message;
+  }
+  drawProblems();
+  try {
+    if (changed) {
       setLook();
       await draw();
     }
-  } catch (error) {
-    $("problems").hidden = false;
-    $("problems").textContent = `TensorBoard does not answer: ${error.message} Start it again, and reload.`;
+  } finally {
+    setTimeout(ask, data.reading ? 500 : POLL);
   }
-  setTimeout(ask, data.reading ? 500 : POLL);
 }
 
 export async function render() {

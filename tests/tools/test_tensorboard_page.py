@@ -280,6 +280,22 @@ def test_runs_of_equal_options_stand_beside_each_other(open_page, tmp_path):
         assert state(page)["run"] == run
 
 
+def test_runs_of_switches_stand_beside_one_of_gates(open_page, tmp_path):
+    sn = events.options(norm=1, control_multiplier_of_switches=10) + events.weights(0)
+    bin_norm = events.options(norm=2) + events.scalar("gate/a/batch", 0, 0.5)
+    for name, data in (("a", bin_norm), ("b", sn)):
+        events.write(tmp_path / name, data)
+    page = open_page(tmp_path, "p.norms.view=runs")
+    first, second = sorted(table(page), key=lambda row: row["run"])
+    shares = [float(second[s]) for s in events.STATISTICS]
+    assert sum(shares) == pytest.approx(1, abs=1e-6) and first["layer"] == ""
+    assert first["group"] == "norm 2"  # without the option that it does not have
+    _, svg = download(page, "svg")
+    lines = re.findall(rb' y="([\d.-]+)"[^>]*>(?:norm 1|control mul)', svg)
+    assert lines and abs(float(lines[0])) >= 6  # a label of two lines, which do not overlap
+    assert b"All runs, at step 0 of a" in svg
+
+
 def test_the_pointer_names_all_runs_by_their_share(open_page, tmp_path):
     for seed in range(18):
         weights = events.weights(0) + events.weights(10, lean=seed / 18)

@@ -13,7 +13,10 @@ export function groupRuns(runs) {
   const groups = new Map();
   for (const run of runs) {
     const label = Object.keys(run.options).length
-      ? differing.map((name) => `${readable(name)} ${run.options[name]}`).join(", ") || "all runs"
+      ? differing
+          .filter((name) => name in run.options)
+          .map((name) => `${readable(name)} ${run.options[name]}`)
+          .join(", ") || "all runs"
       : run.label;
     if (!groups.has(label)) groups.set(label, []);
     groups.get(label).push(run);

@@ -120,7 +120,6 @@ function makeContext() {
     return known.get(one);
   };
   const shown = shownRuns();
-  const kinds = state.kind && run.index[state.kind] ? [state.kind] : run.kinds;
   const context = {
     state,
     look,
@@ -129,7 +128,7 @@ function makeContext() {
     runs: [...data.runs.values()].filter((one) => one.steps.length),
     shownRuns: shown,
     labels: data.labels,
-    statistics: data.statistics.filter((s) => shown.some((one) => kinds.some((kind) => one.index[kind]?.[s]))),
+    statistics: data.statistics.filter((s) => shown.some((one) => kindsOf(one, state.kind).some((kind) => one.index[kind][s]))),
     selected: selectedOf(run),
     selectedOf,
     kindOf: (one) => decidingKind(one, kindsOf(one, state.kind), selectedOf(one)),
@@ -365,7 +364,9 @@ function onKey(event) {
 // A line above an exported view: what it shows, and what the colours stand for.
 function caption() {
   const { run, width, statistics } = context;
-  const text = `${VIEWS[state.view]} of ${run.label}, step ${run.steps[row].toLocaleString("en")}; curves: ${curves.title(context)}`;
+  const at = `step ${run.steps[row].toLocaleString("en")}`;
+  const what = state.view === "runs" ? `All runs, at ${at} of ${run.label}` : `${VIEWS[state.view]} of ${run.label}, ${at}`;
+  const text = `${what}; curves: ${curves.title(context)}`;
   const names = statistics.map((s) => `{${s}|\u25a0} ${data.labels[s]}`).join("   ");
   const legend = heading(look, names, undefined, 8, 11);
   legend.right = 12;

@@ -128,7 +128,12 @@ export const runs = {
         type: "category",
         data: labels,
         inverse: true,
-        axisLabel: { color: look.ink, width: left - 20, overflow: context.height / labels.length > 60 ? "break" : "truncate" },
+        axisLabel: {
+          color: look.ink,
+          width: left - 20,
+          lineHeight: 14,
+          overflow: context.height / labels.length > 60 ? "break" : "truncate",
+        },
       }),
       series: [series],
     };

@@ -280,8 +280,18 @@ def test_runs_of_equal_options_stand_beside_each_other(open_page, tmp_path):
         assert state(page)["run"] == run
 
 
+def test_many_runs_have_names_and_rows_of_their_own(open_page, tmp_path):
+    for run in range(80):
+        events.write(tmp_path / f"run{run:02}", events.weights(0))
+    page = open_page(tmp_path, "p.norms.view=runs")
+    _, svg = download(page, "svg")
+    assert re.search(rb">run\d\d<", svg) and b"..." not in svg
+    click(page, 0.5, 1 - (10 + 1.45 * 476 / 80) / 538)  # the lower half of the bar before the last
+    assert state(page)["run"] == "run78"
+
+
 def test_runs_of_switches_stand_beside_one_of_gates(open_page, tmp_path):
-    sn = events.options(norm=1, control_multiplier_of_switches=10) + events.weights(0)
+    sn = events.options(norm=1, control_multiplier_of_all_switches=10) + events.weights(0)
     bin_norm = events.options(norm=2) + events.scalar("gate/a/batch", 0, 0.5)
     for name, data in (("a", bin_norm), ("b", sn)):
         events.write(tmp_path / name, data)

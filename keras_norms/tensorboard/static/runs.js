@@ -60,7 +60,7 @@ function cellSeries(context) {
         const [width, height] = api.size([1, 1]);
         const [cx, cy] = api.coord([api.value(0), api.value(1)]);
         const full = width - 14;
-        const bar = Math.max(8, Math.min(height - 44, 40));
+        const bar = Math.min(40, Math.max(height - 44, Math.min(8, 0.8 * height)));
         const top = cy - bar / 2 - (height > 40 ? 10 : 0);
         let x = cx - full / 2;
         const children = [];
@@ -130,7 +130,7 @@ export const runs = {
         inverse: true,
         axisLabel: {
           color: look.ink,
-          width: left - 20,
+          width: left - 12,
           lineHeight: 14,
           overflow: context.height / labels.length > 60 ? "break" : "truncate",
         },

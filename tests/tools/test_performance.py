@@ -2,11 +2,12 @@
 
 import importlib
 import json
+import re
 
 import pytest
 import tyro
 
-from tests.support.child import ROOT
+from tests.support.child import ROOT, run
 from tests.support.norms import needs_tensorflow
 
 pytestmark = needs_tensorflow
@@ -48,3 +49,17 @@ def test_figures_are_written_and_compared(performance, tmp_path, monkeypatch, ca
     for row, word in (("SN", "faster"), ("keras BN", "slower"), ("BN", "new")):
         assert any(f", {row}: {word}, " in line for line in said)
     assert output.read_text() == text  # a comparison writes nothing
+
+
+@pytest.mark.slow
+@pytest.mark.process
+def test_the_layers_on_a_gpu(tmp_path):
+    """On any machine: whether the script works, on JAX and, if installed, on PyTorch."""
+    output = tmp_path / "GPU.md"
+    result = run("benchmarks/gpu.py", "--smoke", "--output", output)
+    assert result.returncode == 0, result.stderr
+    text = output.read_text()
+    assert "Error" not in text
+    for row in ("BN", "GN (32 groups)", "SN", "keras LN"):
+        assert re.search(rf"^\| {re.escape(row)} \| \d+% \|", text, re.MULTILINE)
+    assert re.search(r"^\| bn \| [\d.]+ ms \|", text, re.MULTILINE)

@@ -8,8 +8,9 @@ from urllib.parse import unquote
 
 import pytest
 
+from keras_norms import page
 from zoo.commands import report as script
-from zoo.laboratory import page, results
+from zoo.laboratory import results
 from zoo.laboratory.judge import FAILS, HOLDS, NOT_TESTED, UNDECIDED
 from zoo.laboratory.study import Rows
 
@@ -282,4 +283,4 @@ def test_two_results_of_a_study(tmp_path, written, capsys):
 
 
 def test_style_sheet_is_shipped():
-    assert Path(page.__file__).with_name("report.css").exists()
+    assert Path(page.__file__).with_name("page.css").exists()

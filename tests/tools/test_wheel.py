@@ -41,7 +41,7 @@ def python(wheel, tmp_path_factory):
 
 def test_the_wheel_holds_the_packages_and_their_data(wheel):
     names = zipfile.ZipFile(wheel).namelist()
-    assert {"keras_norms/py.typed", "zoo/py.typed", "zoo/laboratory/report.css"} <= set(names)
+    assert {"keras_norms/py.typed", "zoo/py.typed", "keras_norms/page.css"} <= set(names)
     page = ROOT / "keras_norms" / "tensorboard" / "static"
     assert {str(path.relative_to(ROOT)) for path in page.rglob("*.*")} <= set(names)
     assert "keras_norms/tensorboard/static/vendor/LICENSE" in names

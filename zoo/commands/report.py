@@ -10,8 +10,8 @@ from zoo.commands.common import parse, run_command, silent_libraries
 with silent_libraries():
     import tyro
 
+    from keras_norms.page import page
     from zoo.laboratory import archive, report
-    from zoo.laboratory.page import page
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +54,7 @@ def write(options: Options) -> None:
             result.redraw()
     if options.markdown:
         _write(options.markdown, report.document(found, options.markdown.parent))
-    _write(options.html, page(report.document(found, Path()), Path()))
+    _write(options.html, page(report.document(found, Path()), Path(), report.TITLE, report.MARKS))
 
 
 def _write(path: Path, content: str) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from keras_norms.prose import escaped, listed, table
 from zoo.laboratory.judge import judge_effect
-from zoo.laboratory.prose import escaped, listed, table
 from zoo.laboratory.results import RESULT, ROWS, claim_rows, draw, read_rows
 from zoo.laboratory.studies import studies
 from zoo.laboratory.study import SCALES, Effect, Rows

@@ -1,33 +1,24 @@
 """Decides whether claims hold: one rule for all of them."""
 
 import math
-import statistics
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from scipy import stats
-
+from keras_norms.intervals import ERROR, FEWEST, estimate, holm
 from zoo.laboratory.study import Claim, Effect, Rows
 
 HOLDS, FAILS, UNDECIDED, NOT_TESTED = "holds", "does not", "undecided", "not tested"
-# The probability that any verdict of a study is wrong; that an interval misses the mean effect.
-ERROR = 0.1
-# The spread of two effects says next to nothing of their mean.
-FEWEST_SEEDS = 3
 
 
 def judge(claims: Sequence[Claim], rows: Rows, seeds: Iterable[int]) -> list[dict[str, Any]]:
     """Decides the claims of a study by their effects with several seeds.
 
-    The mean effect over n seeds, with the standard deviation sd, is compared with the threshold:
+    The mean effect over seeds is compared with the threshold by a t test, `intervals.estimate`.
+    `intervals.holm` corrects its p for the number of claims. A claim is decided if its corrected p
+    is at most `ERROR`: it holds if its mean lies above the threshold, and does not if it lies
+    below. Otherwise it is undecided.
 
-        t = (mean - threshold) / (sd / sqrt(n)),  p = P(|T| > |t|),  T ~ Student(n - 1)
-
-    Holm's correction multiplies the least of the p by the number of claims, the next one by one
-    less, and so on. A claim is decided if its corrected p is at most `ERROR`: it holds if its mean
-    lies above the threshold, and does not if it lies below. Otherwise it is undecided.
-
-    A claim is also undecided with fewer than `FEWEST_SEEDS`, or if a seed has no finite effect. It
+    A claim is also undecided with fewer than `FEWEST` seeds, or if a seed has no finite effect. It
     is not tested if a net has not learnt.
 
     Args:
@@ -39,18 +30,12 @@ def judge(claims: Sequence[Claim], rows: Rows, seeds: Iterable[int]) -> list[dic
         A dict for each claim: "verdict"; "effects" by seed; their "mean", "spread" (the standard
         deviation) and uncorrected "interval"; "p", and "corrected" for all claims, each None where
         there are too few effects; "learnt", what its condition measures by seed, or None.
-
-    Reference:
-        Holm, A Simple Sequentially Rejective Multiple Test Procedure, Scandinavian Journal of
-        Statistics 6, 1979.
     """
     seeds = list(seeds)
     judged = [_measure(claim, rows, seeds) for claim in claims]
     tested = [each for each in judged if each["verdict"] is None]
-    least, left = 0.0, len(tested)
-    for each in sorted(tested, key=lambda each: each["p"]):
-        least = each["corrected"] = max(least, min(1.0, left * each["p"]))
-        left -= 1
+    for each, corrected in zip(tested, holm([each["p"] for each in tested]), strict=True):
+        each["corrected"] = corrected
     for claim, each in zip(claims, judged, strict=True):
         if each["verdict"] is None:
             decision = HOLDS if each["mean"] > claim.threshold else FAILS
@@ -83,18 +68,10 @@ def _measure(claim: Claim, rows: Rows, seeds: Sequence[int]) -> dict[str, Any]:
     result = dict.fromkeys(("verdict", "mean", "spread", "interval", "p", "corrected"))
     result |= {"effects": by_seed, "learnt": learnt}
     if found:
-        result["mean"] = mean = statistics.fmean(found)
-    if len(found) > 1:
-        result["spread"] = spread = statistics.stdev(found)
-        error = spread / math.sqrt(len(found))
-        reach = stats.t.ppf(1 - ERROR / 2, len(found) - 1) * error
-        result["interval"] = mean - reach, mean + reach
-        distance = abs(mean - claim.threshold)
-        t = distance / error if error else math.inf if distance else 0.0
-        result["p"] = 2 * float(stats.t.sf(t, len(found) - 1))
+        result |= estimate(found, claim.threshold)._asdict()
     if missed:
         result["verdict"] = NOT_TESTED
-    elif len(found) < max(len(by_seed), FEWEST_SEEDS):
+    elif len(found) < max(len(by_seed), FEWEST):
         # A run that is missing or diverged could have changed the verdict.
         result["verdict"] = UNDECIDED
     return result

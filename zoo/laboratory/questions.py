@@ -11,9 +11,9 @@ from typing import Any
 
 from keras_norms.analysis import LABELS
 from keras_norms.output import markdown_table
+from keras_norms.prose import answers, escaped, listed
 from zoo.laboratory.archive import Result
 from zoo.laboratory.judge import FAILS, HOLDS, UNDECIDED
-from zoo.laboratory.prose import answers, escaped, listed
 from zoo.laboratory.study import Rows, gap
 
 Results = Mapping[str, Result]

@@ -7,10 +7,11 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from keras_norms.intervals import ERROR
 from keras_norms.output import markdown_table
+from keras_norms.prose import answers, escaped, listed
 from zoo.laboratory.archive import NOTHING, Result
-from zoo.laboratory.judge import ERROR, FAILS, HOLDS, NOT_TESTED, UNDECIDED
-from zoo.laboratory.prose import answers, escaped, listed
+from zoo.laboratory.judge import FAILS, HOLDS, NOT_TESTED, UNDECIDED
 from zoo.laboratory.questions import QUESTIONS
 from zoo.laboratory.results import RULE, Facts, claim_name, conditions, effect_text
 from zoo.laboratory.studies import studies
@@ -25,6 +26,10 @@ OPENING = ("blocks", "preferences")
 def mark(verdict: str) -> str:
     """A verdict, as symbol and words."""
     return f"{SYMBOLS[verdict]} {verdict}"
+
+
+# The colour of each verdict on a page.
+MARKS = {mark(verdict): verdict.replace(" ", "-") for verdict in SYMBOLS}
 
 
 def document(found: Sequence[Result], folder: Path) -> str:

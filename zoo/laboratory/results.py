@@ -16,11 +16,12 @@ import tensorflow as tf
 
 from keras_norms import comparison
 from keras_norms.figures import pixels
+from keras_norms.intervals import ERROR, FEWEST
 from keras_norms.output import finite, markdown_table, write_json
 from zoo.laboratory import judge as judging
 from zoo.laboratory import provenance
 from zoo.laboratory.execute import Executed
-from zoo.laboratory.judge import ERROR, FEWEST_SEEDS, NOT_TESTED, effects, judge
+from zoo.laboratory.judge import NOT_TESTED, effects, judge
 from zoo.laboratory.study import Number, Rows, Study, Table
 from zoo.training import run_folder
 
@@ -184,7 +185,7 @@ RULE = (
     "A claim holds if its mean effect lies above its threshold, and does not if it lies below, "
     f"where a t test tells them apart. With Holm's correction over the claims of a study, all its "
     f"verdicts are right with a probability of {1 - ERROR:.0%}; p is corrected. Other claims are "
-    f"undecided, as are those with fewer than {FEWEST_SEEDS} seeds. A claim is not tested if its "
+    f"undecided, as are those with fewer than {FEWEST} seeds. A claim is not tested if its "
     "nets have not learnt."
 )
 

@@ -101,6 +101,11 @@ class Norm:
     )
 
     @property
+    def normalizes_activations(self) -> bool:
+        """Whether `normalize` returns a layer that normalizes."""
+        return self._template is not None
+
+    @property
     def is_identity(self) -> bool:
         """Whether this norm normalizes neither activations nor weights."""
         return self._template is None and self.weight_norm is None

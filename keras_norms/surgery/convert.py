@@ -12,8 +12,10 @@ from keras_norms.batch import BatchNormalization
 from keras_norms.batch_instance import BatchInstanceNormalization
 from keras_norms.group import GroupNormalization, number_of_groups
 from keras_norms.instance import InstanceNormalization
+from keras_norms.kernels import kind_of, with_bias
 from keras_norms.model_layers import is_norm
 from keras_norms.registry import Norm, get
+from keras_norms.surgery.graph import Graph, Stays
 from keras_norms.surgery.rebuild import WHOLE, rebuild, replaceable_layers
 from keras_norms.surgery.report import Change, Report, title
 from keras_norms.switchable import SwitchableNormalization
@@ -48,6 +50,10 @@ def convert(
     Norms that a layer of Keras normalizes position by position, as `LayerNormalization` does, are
     followed by norms whose samples are single positions.
 
+    A norm of weights, as "wn", takes the norms away, and wraps the layers before them. "none" takes
+    them away only. With both, these layers get a bias where the norm added one. All of their
+    weights are kept.
+
     Args:
         model: Functional, Sequential or subclassed, of Keras, of KerasHub or your own. Norms are
             found in nested models and in wrappers, and in all layers that hold their layers in
@@ -63,8 +69,8 @@ def convert(
         `(copy, report)`: the report says for each norm what it became, or why it was left.
 
     Raises:
-        ValueError: if some places cannot take the norm (all are listed), if `to` normalizes
-            weights, or if `where` is a pattern that no norm matches.
+        ValueError: if some places cannot take the norm (all are listed), or if `where` is a
+            pattern that no norm matches.
 
     Example:
         >>> import keras, keras_norms
@@ -75,7 +81,9 @@ def convert(
         >>> len(report.changed), len(report.left)
         (53, 0)
     """
-    norms = {path: layer for path, layer in replaceable_layers(model).items() if is_norm(layer)}
+    layers = replaceable_layers(model)
+    norms = {path: layer for path, layer in layers.items() if is_norm(layer)}
+    graph = Graph([model, *layers.values()])
     chosen = _chooser(where, norms)
     wanted = to if _is_function_of_place(to) else lambda path, layer: to
     replacements: dict[int, keras.Layer | None] = {}
@@ -88,7 +96,12 @@ def convert(
             report.append(Change(path, title(layer), None, "has a second input"))
         else:
             try:
-                new = successor(layer, get(spec))
+                norm = get(spec)
+                if not norm.normalizes_activations:
+                    note = _take_away(layer, norm, graph, replacements)
+                    report.append(Change(path, title(layer), "removed", note))
+                    continue
+                new = successor(layer, norm)
             except ValueError as error:
                 refusals.append(f"{path}: {error}")
                 continue
@@ -113,11 +126,6 @@ def successor(layer: keras.Layer, norm: Norm) -> keras.Layer:
     Raises:
         ValueError: if the norm cannot stand in the place of `layer`.
     """
-    if norm.weight_norm is not None:
-        raise ValueError(
-            f"{norm.spec!r} normalizes weights, not activations. Wrap the layers before the "
-            "norms in `WeightNormalization`"
-        )
     shape = (layer.get_build_config() or {}).get("input_shape") if layer.built else None
     kept = {
         name: value
@@ -128,6 +136,47 @@ def successor(layer: keras.Layer, norm: Norm) -> keras.Layer:
     new = norm.normalize(**{**kept, "axis": axis, "batch_axis": batch_axis})
     if shape is not None:
         new.build(shape)
+    return new
+
+
+def _take_away(
+    layer: keras.Layer, norm: Norm, graph: Graph, replacements: dict[int, keras.Layer | None]
+) -> str:
+    """Removes a norm, for one that is not of activations, and says what the layer before became.
+
+    Raises:
+        ValueError: if that layer has to be wrapped, and cannot.
+    """
+    replacements[id(layer)] = None
+    try:
+        graph.shape(layer)
+        before = graph.producer(layer)
+        kind_of(before)
+        if id(before) not in replacements:
+            biased = getattr(layer, "center", False)
+            replacements[id(before)] = _wrapped(before, norm, biased)
+    except (Stays, ValueError) as reason:
+        if norm.weight_norm is not None:
+            raise ValueError(
+                f"{norm.spec!r} normalizes the weights of the layer before: {reason}"
+            ) from reason
+        return "train it"
+    if norm.weight_norm is None:
+        return f"{before.name} keeps its weights; train it"
+    return f"{before.name} is wrapped; train it"
+
+
+def _wrapped(layer: keras.Layer, norm: Norm, biased: bool) -> keras.Layer:
+    """A layer with the weights of this one, and a bias if asked, under a norm of weights."""
+    config = layer.get_config()
+    if biased and {"use_bias", "bias_axes"} & set(config):
+        config |= with_bias(layer)
+    plain = type(layer).from_config(config)
+    new = norm.wrap(plain)
+    new.build(layer.get_build_config()["input_shape"])
+    weights = {variable.name: variable for variable in layer.weights}
+    # The gains follow: `WeightNormalization` sees that plain weights are put in.
+    plain.set_weights([weights.get(own.name, own) for own in plain.weights])
     return new
 
 

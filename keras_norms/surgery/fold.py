@@ -1,7 +1,5 @@
 """Norms that inference does not need: their affine maps go into the layers beside them."""
 
-import collections
-from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import keras
@@ -13,7 +11,8 @@ from keras_norms.kernels import channel_axis, einsum_units, kind_of, with_bias
 from keras_norms.mean_only import MeanOnlyBatchNormalization
 from keras_norms.model_layers import is_norm
 from keras_norms.moving import MovingNormalization
-from keras_norms.surgery.rebuild import Functional, rebuild, replaceable_layers
+from keras_norms.surgery.graph import Graph, Stays
+from keras_norms.surgery.rebuild import rebuild, replaceable_layers
 from keras_norms.surgery.report import Change, Report, title
 from keras_norms.surgery.strip import strip
 from keras_norms.switchable import SwitchableNormalization
@@ -56,22 +55,18 @@ def fold(model: keras.Model) -> tuple[keras.Model, Report]:
     """
     model, report = strip(model)
     everything = replaceable_layers(model)
-    graph = _Graph([model, *everything.values()])
+    graph = Graph([model, *everything.values()])
     folded: dict[int, keras.Layer | None] = {}
     for path, layer in everything.items():
         if not is_norm(layer):
             continue
         try:
             host = _fold(layer, graph, folded)
-        except _Stays as reason:
+        except Stays as reason:
             report.append(Change(path, title(layer), None, str(reason)))
         else:
             report.append(Change(path, title(layer), "removed", f"is in the layer {host.name}"))
     return rebuild(model, folded), report
-
-
-class _Stays(Exception):
-    """Why a norm cannot be folded."""
 
 
 class _Affine(NamedTuple):
@@ -82,53 +77,7 @@ class _Affine(NamedTuple):
     axis: int
 
 
-class _Graph:
-    """How the layers of all graphs of a model are connected."""
-
-    def __init__(self, parts: Iterable[Any]) -> None:
-        graphs = [getattr(part, "_functional", part) for part in parts]
-        graphs = list({id(g): g for g in graphs if isinstance(g, Functional)}.values())
-        levels = [level for g in graphs for level in g._nodes_by_depth.values()]
-        nodes = [node for level in levels for node in level if not node.is_input]
-        self._uses = collections.Counter(id(node.operation) for node in nodes)
-        self._node = {id(node.operation): node for node in nodes}
-        self._outputs = {id(tensor) for g in graphs for tensor in g.outputs}
-        self._readers = collections.defaultdict(list)
-        for node in nodes:
-            for tensor in node.input_tensors:
-                self._readers[id(tensor)].append(node.operation)
-
-    def shape(self, layer: keras.Layer) -> tuple[int | None, ...]:
-        """The shape of the only input of a norm."""
-        if not self._uses[id(layer)]:
-            raise _Stays("is not in the graph of a model")
-        if self._uses[id(layer)] > 1:
-            raise _Stays("is used more than once")
-        return tuple(self._node[id(layer)].input_tensors[0].shape)
-
-    def before(self, layer: keras.Layer) -> Any:
-        """The layer whose output this one reads, if no other does."""
-        tensor = self._node[id(layer)].input_tensors[0]
-        operation = tensor._keras_history.operation
-        if len(self._readers[id(tensor)]) > 1 or id(tensor) in self._outputs:
-            raise _Stays(f"the output of {operation.name} is used elsewhere too")
-        return self._once(operation)
-
-    def after(self, layer: keras.Layer) -> Any:
-        """The layer that reads the output of this one, if it is the only one."""
-        (tensor,) = self._node[id(layer)].outputs
-        readers = self._readers[id(tensor)]
-        if id(tensor) in self._outputs or len(readers) != 1:
-            raise _Stays("its output has other uses than one layer")
-        return self._once(readers[0])
-
-    def _once(self, operation: Any) -> Any:
-        if self._uses[id(operation)] > 1:
-            raise _Stays(f"{operation.name} is used more than once")
-        return operation
-
-
-def _fold(norm: keras.Layer, graph: _Graph, folded: dict[int, keras.Layer | None]) -> keras.Layer:
+def _fold(norm: keras.Layer, graph: Graph, folded: dict[int, keras.Layer | None]) -> keras.Layer:
     """Folds a norm into a neighbour, which is returned, and notes both in `folded`."""
     shape, affine = graph.shape(norm), _affine_of(norm)  # what is in a graph is built
     affine = affine._replace(axis=affine.axis % len(shape))
@@ -137,28 +86,28 @@ def _fold(norm: keras.Layer, graph: _Graph, folded: dict[int, keras.Layer | None
         try:
             neighbour = find(norm)
             if id(neighbour) in folded:
-                raise _Stays(f"{neighbour.name} has taken another norm")
+                raise Stays(f"{neighbour.name} has taken another norm")
             kernel, bias = put(neighbour, affine, len(shape))
-        except _Stays as reason:
+        except Stays as reason:
             reasons.append(str(reason))
             continue
         folded[id(neighbour)] = _with_weights(neighbour, kernel, bias)
         folded[id(norm)] = None
         return neighbour
-    raise _Stays("; ".join(reasons))
+    raise Stays("; ".join(reasons))
 
 
 def _affine_of(norm: keras.Layer) -> _Affine:
     """The map that a norm is at inference."""
     if not isinstance(norm, (MovingNormalization, layers.BatchNormalization)):
-        raise _Stays("normalizes each sample by itself")
+        raise Stays("normalizes each sample by itself")
     if getattr(norm, "max_steps", None) is not None:
-        raise _Stays("has statistics for each time step")
+        raise Stays("has statistics for each time step")
     if isinstance(norm, (SwitchableNormalization, BatchInstanceNormalization)):
         shares = norm.importance().values()
         others = max(1 - share.get("batch", 0.0) for share in shares)
         if others > _NOTHING:
-            raise _Stays(f"takes {others:.1%} of its statistics from other than the batch")
+            raise Stays(f"takes {others:.1%} of its statistics from other than the batch")
     mean = _array(norm.moving_mean)
     scale = np.ones_like(mean)
     if not isinstance(norm, MeanOnlyBatchNormalization):
@@ -178,13 +127,13 @@ def _kernel_of(layer: Any) -> tuple[str, np.ndarray]:
     try:
         kind = kind_of(layer)
     except ValueError:
-        raise _Stays(f"{layer.name} is no layer with a kernel") from None
+        raise Stays(f"{layer.name} is no layer with a kernel") from None
     if not kind.affine:
-        raise _Stays(f"{layer.name} does not compute w.x + b")
+        raise Stays(f"{layer.name} does not compute w.x + b")
     name = next(iter(kind.kernels))
     variable = getattr(layer, name)
     if getattr(layer, "lora_enabled", False) or "float" not in str(variable.dtype):
-        raise _Stays(f"{layer.name} is quantized or has LoRA enabled")
+        raise Stays(f"{layer.name} is quantized or has LoRA enabled")
     return name, _array(variable)
 
 
@@ -197,7 +146,7 @@ def _into_outputs(layer: Any, affine: _Affine, rank: int) -> tuple[np.ndarray, n
     name, kernel = _kernel_of(layer)
     scale, shift, axis = affine
     if layer.activation is not keras.activations.linear:
-        raise _Stays(f"{layer.name} has an activation")
+        raise Stays(f"{layer.name} has an activation")
     if isinstance(layer, layers.EinsumDense):
         axes = _einsum_axes(layer, axis, rank)
         # A bias has the last axes of the output.
@@ -205,7 +154,7 @@ def _into_outputs(layer: Any, affine: _Affine, rank: int) -> tuple[np.ndarray, n
         bias = _bias_of(layer) * scale.reshape(per_bias) + shift.reshape(per_bias)
         return _times(kernel, scale, axes), bias
     if channel_axis(layer) % rank != axis:
-        raise _Stays(f"{layer.name} has its channels on another axis")
+        raise Stays(f"{layer.name} has its channels on another axis")
     axes = kind_of(layer).kernels[name][1]
     return _times(kernel, scale, axes), _bias_of(layer) * scale + shift
 
@@ -216,9 +165,9 @@ def _einsum_axes(layer: layers.EinsumDense, axis: int, rank: int) -> tuple[int, 
     try:
         units, axes = einsum_units(layer)
     except ValueError:
-        raise _Stays(f"{layer.name} has no units that sum over others") from None
+        raise Stays(f"{layer.name} has no units that sum over others") from None
     if len(output) != rank or output[axis] not in units:
-        raise _Stays(f"{layer.name} has no weights for each channel")
+        raise Stays(f"{layer.name} has no weights for each channel")
     return (axes[units.index(output[axis])],)
 
 
@@ -228,14 +177,14 @@ def _into_inputs(layer: Any, affine: _Affine, rank: int) -> tuple[np.ndarray, np
     depthwise = isinstance(layer, (layers.DepthwiseConv1D, layers.DepthwiseConv2D))
     plain = isinstance(layer, (layers.Dense, layers.Conv1D, layers.Conv2D, layers.Conv3D))
     if not (depthwise or plain):
-        raise _Stays(f"{layer.name} takes no norm before it")
+        raise Stays(f"{layer.name} takes no norm before it")
     if channel_axis(layer) % rank != affine.axis:
-        raise _Stays(f"{layer.name} has its channels on another axis")
+        raise Stays(f"{layer.name} has its channels on another axis")
     if getattr(layer, "groups", 1) > 1:
-        raise _Stays(f"{layer.name} has groups of channels")
+        raise Stays(f"{layer.name} has groups of channels")
     pads = getattr(layer, "padding", "valid") != "valid" and max(layer.kernel_size) > 1
     if pads and np.any(affine.shift):
-        raise _Stays(f"{layer.name} pads its input with zeros, which the norm would have shifted")
+        raise Stays(f"{layer.name} pads its input with zeros, which the norm would have shifted")
     shifted = _times(kernel, affine.shift, (-2,))
     summed = tuple(range(kernel.ndim - (2 if depthwise else 1)))
     return _times(kernel, affine.scale, (-2,)), _bias_of(layer) + shifted.sum(summed).reshape(-1)

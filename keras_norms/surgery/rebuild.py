@@ -1,6 +1,6 @@
 """Copies a model with other layers in the place of some of its own."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
@@ -29,7 +29,11 @@ def replaceable_layers(model: keras.Layer) -> dict[str, keras.Layer]:
     return found
 
 
-def rebuild(model: keras.Model, replacements: Replacements) -> keras.Model:
+def rebuild(
+    model: keras.Model,
+    replacements: Replacements,
+    keep: Callable[[keras.Variable], bool] = lambda variable: True,
+) -> keras.Model:
     """A copy of a model, in which other layers stand in the place of some.
 
     The weights of all other layers are copied. The model itself does not change.
@@ -38,6 +42,8 @@ def rebuild(model: keras.Model, replacements: Replacements) -> keras.Model:
         model: Functional, Sequential or subclassed. What is subclassed must have a config from
             which it can be made again, and hold its layers in attributes, lists or dicts.
         replacements: `{id of a layer: what stands in its place}`.
+        keep: function of a variable of the model: whether the copy gets its value. It begins anew
+            otherwise.
 
     Returns:
         The copy. It is compiled as the model is, with a new optimizer. A Functional model of a
@@ -46,7 +52,7 @@ def rebuild(model: keras.Model, replacements: Replacements) -> keras.Model:
     Raises:
         ValueError: if a layer that is replaced is held in another way.
     """
-    copies = _Copies(replacements)
+    copies = _Copies(replacements, keep)
     copy = copies.of(model)
     # From the model down, since this property of a layer sets those below it.
     for layer in model._flatten_layers():
@@ -59,8 +65,9 @@ def rebuild(model: keras.Model, replacements: Replacements) -> keras.Model:
 class _Copies:
     """Copies of layers: one for each, however often it is asked for."""
 
-    def __init__(self, replacements: Replacements) -> None:
+    def __init__(self, replacements: Replacements, keep: Callable[[keras.Variable], bool]) -> None:
         self._of: dict[int, Any] = dict(replacements)
+        self._keep = keep
 
     def known(self, layer: keras.Layer) -> keras.Layer | None:
         """The copy of a layer, if there is one."""
@@ -100,13 +107,11 @@ class _Copies:
     def _fill(self, layer: keras.Layer, copy: keras.Layer) -> None:
         """Gives the weights of a layer to its copy, and the layers that belong into it."""
         if not any(id(below) in self._of for below in layer._flatten_layers(include_self=False)):
-            for own, made in zip(all_variables(layer), all_variables(copy), strict=True):
-                made.assign(own)
+            self._assign(all_variables(layer), all_variables(copy))
             pairs = zip(layer._flatten_layers(), copy._flatten_layers(), strict=True)
             self._of.update({id(own): made for own, made in pairs})
             return
-        for own, made in zip(_own_variables(layer), _own_variables(copy), strict=True):
-            made.assign(own)
+        self._assign(_own_variables(layer), _own_variables(copy))
         for own, made in zip(_children(layer), _children(copy), strict=True):
             if id(own) in self._of:
                 _put(copy, made, self._of[id(own)])
@@ -118,6 +123,11 @@ class _Copies:
                 self._fill(own, made)
         if not _is_made_by_its_config(copy):
             _refuse_config(copy)
+
+    def _assign(self, variables: list[keras.Variable], copies: list[keras.Variable]) -> None:
+        for own, made in zip(variables, copies, strict=True):
+            if self._keep(own):
+                made.assign(own)
 
 
 def _same_input(tensor: Any) -> Any:

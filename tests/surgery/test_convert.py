@@ -214,8 +214,8 @@ def test_places_that_cannot_take_a_norm_are_listed(rng):
     *_, last = [p for p, layer in named_layers(model).items() if is_norm(layer)]
     with pytest.raises(ValueError, match="(?s)1 of 3 norms.*" + last + ": Instance.*spatial axis"):
         keras_norms.convert(model, "in")
-    with pytest.raises(ValueError, match="(?s)3 of 3 norms.*normalizes weights"):
-        keras_norms.convert(model, "wn")
+    with pytest.raises(ValueError, match="(?s)1 of 1 norms.*normalizes the weights of the layer"):
+        keras_norms.convert(one_norm(layers.BatchNormalization()), "wn")
     with pytest.raises(ValueError, match="(?s)1 of 1 norms.*several axes"):
         keras_norms.convert(one_norm(layers.LayerNormalization(axis=(1, 2, 3))), "gn")
 
@@ -288,3 +288,28 @@ def test_networks_of_keras_applications(name, rng):
         ]
         assert epsilons[0] == epsilons[1]
         assert relative(outputs(copy, x), outputs(model, x)) < 1e-5
+
+
+@pytest.mark.parametrize("to", ["none", "wn"])
+def test_norms_are_taken_away(to, rng):
+    """Without its norms, and with gains as long as their kernels, a model computes the same."""
+    inputs = keras.Input((8, 8, 3))
+    x = layers.Conv2D(4, 3, use_bias=False, name="conv")(inputs)
+    x = layers.LSTM(3)(layers.Reshape((-1, 4))(layers.BatchNormalization(name="norm")(x)))
+    model = keras.Model(inputs, layers.Dense(2)(layers.LayerNormalization()(x)))
+    x = rng.normal(size=(3, 8, 8, 3)).astype("float32")
+    copy, report = keras_norms.convert(model, to)
+    assert not [layer for layer in named_layers(copy).values() if is_norm(layer)]
+    assert [change.after for change in report] == ["removed"] * 2
+    assert any(variable.name == "bias" for variable in copy.layers[1].variables)  # was in the norm
+    # At its start the first norm does nothing, but for epsilon.
+    plain = keras.Model(model.input, model.layers[-3].output)
+    shown = keras.Model(copy.input, copy.layers[-2].output)
+    assert relative(outputs(shown, x), outputs(plain, x)) < 1e-2
+
+
+def test_norms_that_are_in_no_graph_are_taken_away(rng):
+    model, x = make("subclassed", rng)
+    copy, report = keras_norms.convert(model, "none")
+    assert not [layer for layer in named_layers(copy).values() if is_norm(layer)]
+    assert np.isfinite(outputs(copy, x)).all() and report.changed == report

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 import keras_norms
-from zoo.laboratory import measuring
+from keras_norms import timing
 
 Cell = tuple[float, float, float]  # median, lower and upper quartile of a ratio
 
@@ -36,7 +36,7 @@ class Column(NamedTuple):
 
 def time_steps(
     title: str,
-    steps: Mapping[str, measuring.Step],
+    steps: Mapping[str, timing.Step],
     inputs: Sequence[tf.Tensor],
     base: str,
     rounds: int,
@@ -53,7 +53,7 @@ def time_steps(
         repeats: calls in one timing.
     """
     print(title, file=sys.stderr)
-    costs = measuring.compare_times(steps, inputs, base, rounds, repeats)
+    costs = timing.compare_times(steps, inputs, base, rounds, repeats)
     ratios = {name: (cost.ratio, cost.low, cost.high) for name, cost in costs.items()}
     first = {name: (cost.first,) * 3 for name, cost in costs.items()}
     return (

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 import keras_norms
 import zoo
+from keras_norms import timing
 from tests.support.child import run_code
 from zoo.laboratory import measuring
 from zoo.laboratory.tasks import cost, landscape, noise
@@ -186,7 +187,7 @@ def test_a_child_that_fails_says_why():
 def test_times_are_compared_with_the_base():
     x = tf.ones(())
     steps = {"one": lambda x: time.sleep(0.01) or x, "three": lambda x: time.sleep(0.03) or x}
-    costs = measuring.compare_times(steps, (x,), "one", rounds=3, repeats=2)
+    costs = timing.compare_times(steps, (x,), "one", rounds=3, repeats=2)
     assert costs["one"][2:] == (1, 1, 1) and 10 <= costs["one"].ms < costs["three"].ms
     assert costs["three"].first >= 0.03 and costs["three"].ratio == pytest.approx(3, rel=0.3)
     assert costs["three"].low <= costs["three"].ratio <= costs["three"].high

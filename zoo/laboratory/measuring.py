@@ -1,39 +1,18 @@
-"""What a training or inference step costs: its time, compared with others, and its memory."""
+"""Steps of classifiers whose time is measured, and their memory in a process of its own."""
 
-import contextlib
 import json
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
+from keras_norms.timing import Step, peak_of
+
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-Name = TypeVar("Name", bound=Hashable)
-Step = Callable[..., Any]  # a function of tensors that returns a tensor or several
-
-
-class Cost(NamedTuple):
-    """The time of a step, and its ratio to the time of another step, the base.
-
-    Attributes:
-        first: seconds of the first call, which compiles.
-        ms: milliseconds of a later call, the median over rounds.
-        ratio: the median over rounds of the ratio within a round.
-        low: the lower quartile of that ratio.
-        high: the upper quartile of that ratio.
-    """
-
-    first: float
-    ms: float
-    ratio: float
-    low: float
-    high: float
 
 
 def training_step(model: keras.Model, optimizer: keras.Optimizer) -> Step:
@@ -69,54 +48,6 @@ def inference_step(model: keras.Model) -> Step:
     return step
 
 
-def compare_times(
-    steps: Mapping[Name, Step],
-    inputs: Sequence[tf.Tensor],
-    base: Name,
-    rounds: int,
-    repeats: int = 1,
-) -> dict[Name, Cost]:
-    """Times steps in turn within each round, so that a noisy machine disturbs all alike.
-
-    Args:
-        steps: `{name: function of the inputs}`; each returns a tensor or several.
-        inputs: the tensors that every step gets.
-        base: the name of the step to compare all with.
-        rounds: how many times every step is timed.
-        repeats: calls in one timing.
-
-    Returns:
-        `{name: Cost}`.
-    """
-
-    def seconds(step: Step, repeats: int = 1) -> float:
-        start = time.perf_counter()
-        for _ in range(repeats):
-            result = step(*inputs)
-        _wait_for(result)
-        return (time.perf_counter() - start) / repeats
-
-    first = {name: seconds(step) for name, step in steps.items()}
-    for step in steps.values():
-        seconds(step)  # not counted: a second call is not yet as fast as later ones
-    progress = keras.utils.Progbar(rounds, unit_name="round")
-    measured: dict[Name, list[float]] = {name: [] for name in steps}
-    for _ in range(rounds):
-        for name, step in steps.items():
-            measured[name].append(seconds(step, repeats))
-        with contextlib.redirect_stdout(sys.stderr):
-            progress.add(1)
-    times = {name: np.array(values) for name, values in measured.items()}
-    return {
-        name: Cost(
-            first[name],
-            1e3 * float(np.median(own)),
-            *map(float, np.percentile(own / times[base], [50, 25, 75])),
-        )
-        for name, own in times.items()
-    }
-
-
 def peak_memory(
     step: tf.types.experimental.PolymorphicFunction,
     small: Sequence[tf.Tensor],
@@ -138,14 +69,7 @@ def peak_memory(
     """
     step(*small)
     step = step.get_concrete_function(*inputs)
-    try:
-        with open("/proc/self/clear_refs", "w") as file:
-            file.write("5")  # sets the peak to what is resident now
-        before = _resident_bytes("VmRSS")
-        step(*inputs)
-        return _resident_bytes("VmHWM") - before
-    except OSError:
-        return None
+    return peak_of(lambda: step(*inputs))
 
 
 def run_child(*arguments: str) -> Any:
@@ -166,16 +90,3 @@ def run_child(*arguments: str) -> Any:
     if result.returncode:
         raise RuntimeError(f"{' '.join(command)} failed: {result.stderr[-2000:]}")
     return json.loads(result.stdout.splitlines()[-1])
-
-
-def _wait_for(result: Any) -> None:
-    """Waits until a computation has ended, by reading one element of its result."""
-    first = tf.nest.flatten(result)[0]
-    first[(0,) * first.shape.rank].numpy()
-
-
-def _resident_bytes(field: str) -> int:
-    """Resident memory of this process: "VmRSS" is that of now, "VmHWM" the peak."""
-    with open("/proc/self/status") as file:
-        line = next(line for line in file if line.startswith(field))
-    return 1024 * int(line.split()[1])

@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 import keras_norms
+from keras_norms import timing
 from zoo.laboratory import measuring
 from zoo.training import catalog
 
@@ -20,7 +21,7 @@ class Profile:
     """Compares what norms cost in one model, on random data.
 
     A training step has a forward pass, a backward pass and an update by the model's optimizer. It
-    is a graph without XLA. How it is timed: see `measuring.compare_times`.
+    is a graph without XLA. How it is timed: see `timing.compare_times`.
 
     Attributes:
         model: the name, in `zoo.training.catalog.entries()`, of a model that takes numbers.
@@ -65,7 +66,7 @@ class Profile:
         models = {norm: self._build(norm) for norm in self.norms}
         batch = self._batch(self.batch_size, seed)
         training, inference = (
-            measuring.compare_times(
+            timing.compare_times(
                 {norm: make_step(model) for norm, model in models.items()},
                 batch,
                 base=self.norms[0],
@@ -98,7 +99,7 @@ class Profile:
         build = catalog.entries()[self.model].build
         return build(self.num_classes, norm, tuple(self.input_shape), width=self.width)
 
-    def _training_step(self, model: keras.Model) -> measuring.Step:
+    def _training_step(self, model: keras.Model) -> timing.Step:
         recipe = catalog.entries()[self.model].recipe
         if recipe.optimizer == "sgd":
             optimizer = keras.optimizers.SGD(recipe.learning_rate, recipe.momentum)
@@ -112,7 +113,7 @@ class Profile:
         return tf.constant(x), tf.constant(rng.integers(self.num_classes, size=size))
 
 
-def _named(kind: str, cost: measuring.Cost) -> dict[str, float]:
+def _named(kind: str, cost: timing.Cost) -> dict[str, float]:
     return {
         f"{kind}_ms": cost.ms,
         f"{kind}_ratio": cost.ratio,

@@ -21,6 +21,8 @@ from keras_norms.optimizers import (
     no_decay_variables,
 )
 from keras_norms.registry import NAMES, get
+from keras_norms.selection.compare import compare
+from keras_norms.selection.result import ComparedNorms
 from keras_norms.statistics import freeze, recalibrate, unfreeze
 from keras_norms.surgery.convert import convert
 from keras_norms.surgery.fold import fold
@@ -35,6 +37,7 @@ __all__ = [
     "AdaptiveInstanceNormalization",
     "BatchInstanceNormalization",
     "BatchNormalization",
+    "ComparedNorms",
     "ConditionalInstanceNormalization",
     "GroupNormalization",
     "InstanceNormalization",
@@ -49,6 +52,7 @@ __all__ = [
     "WeightStandardization",
     "__version__",
     "callbacks",
+    "compare",
     "configure_optimizer",
     "control_variables",
     "convert",

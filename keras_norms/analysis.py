@@ -10,7 +10,6 @@ The weights of a layer have the form that `layer.importance()` returns: `{"mean"
 mean and variance, which the paper calls importance.
 """
 
-import importlib
 import json
 import math
 import os
@@ -21,6 +20,7 @@ from typing import Any
 
 import keras
 
+from keras_norms import optional
 from keras_norms.base import Normalization
 from keras_norms.model_layers import named_layers
 from keras_norms.output import write_csv, write_json
@@ -40,13 +40,8 @@ def require(*modules: str) -> list[Any]:
     Raises:
         ImportError: that names the extra to install.
     """
-    try:
-        return [importlib.import_module(module) for module in modules]
-    except ImportError as error:
-        raise ImportError(
-            f"Logging and reading preferences needs {error.name or modules[0]}, which cannot be "
-            'imported here. Install it with: pip install "keras-norms[tensorflow]"'
-        ) from error
+    purpose = "Logging and reading preferences"
+    return optional.require(*modules, purpose=purpose, extra="tensorflow")
 
 
 def switched_layers(model: keras.Model) -> dict[str, keras.Layer]:

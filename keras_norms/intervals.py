@@ -1,10 +1,11 @@
 """What a few measured values say of their mean: intervals, tests, and Holm's correction."""
 
-import importlib
 import math
 import statistics
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+from keras_norms.optional import require
 
 # The probability that any verdict of a family is wrong; that an interval misses the mean.
 ERROR = 0.1
@@ -46,12 +47,7 @@ def estimate(values: Sequence[float], threshold: float = 0.0) -> Estimate:
     mean = statistics.fmean(values)
     if len(values) < 2:
         return Estimate(mean)
-    try:
-        stats: Any = importlib.import_module("scipy.stats")
-    except ImportError as error:
-        raise ImportError(
-            'Intervals need scipy. Install it with: pip install "keras-norms[compare]"'
-        ) from error
+    (stats,) = require("scipy.stats", purpose="An interval", extra="compare")
     spread = statistics.stdev(values)
     error = spread / math.sqrt(len(values))
     reach = float(stats.t.ppf(1 - ERROR / 2, len(values) - 1)) * error

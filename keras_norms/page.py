@@ -2,13 +2,13 @@
 
 import base64
 import html
-import importlib
 import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 from urllib.parse import unquote
+
+from keras_norms.optional import require
 
 
 def page(text: str, folder: Path, title: str, marks: Mapping[str, str]) -> str:
@@ -34,12 +34,7 @@ def page(text: str, folder: Path, title: str, marks: Mapping[str, str]) -> str:
 
 def body(text: str, folder: Path, marks: Mapping[str, str]) -> str:
     """The content of a page, without its looks."""
-    try:
-        markdown: Any = importlib.import_module("markdown")
-    except ImportError as error:
-        raise ImportError(
-            'Reports need markdown. Install it with: pip install "keras-norms[compare]"'
-        ) from error
+    (markdown,) = require("markdown", purpose="A page", extra="compare")
 
     def embed(match: re.Match[str]) -> str:
         path = Path(os.path.normpath(folder / unquote(html.unescape(match[1]))))

@@ -1,6 +1,5 @@
 """The devices to train on, and what each of them holds."""
 
-import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,6 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_norms.replicas import mirrored
 from zoo.training import workers
 
 
@@ -65,24 +65,4 @@ def strategy(replicas: int | None) -> tf.distribute.Strategy:
                 f"Leave --replicas out. Received: replicas={replicas}"
             )
         return workers.strategy()
-    gpus = tf.config.list_physical_devices("GPU")
-    if gpus:
-        if replicas and replicas > len(gpus):
-            raise ValueError(f"There are {len(gpus)} GPUs. Received: replicas={replicas}")
-        return tf.distribute.MirroredStrategy([f"GPU:{i}" for i in range(replicas or len(gpus))])
-    replicas = replicas or 1
-    (cpu,) = tf.config.list_physical_devices("CPU")
-    logical = [tf.config.LogicalDeviceConfiguration()] * replicas
-    with contextlib.suppress(RuntimeError):  # the devices are set up already
-        tf.config.set_logical_device_configuration(cpu, logical)
-    found = len(tf.config.list_logical_devices("CPU"))
-    if found < replicas:
-        raise ValueError(
-            f"TensorFlow has already set up {found} logical CPU device(s) in this process, too few "
-            f"for {replicas} replicas. Train before anything else of TensorFlow runs."
-        )
-    return tf.distribute.MirroredStrategy(
-        [f"CPU:{i}" for i in range(replicas)],
-        # The default collectives fail for the second strategy in a process.
-        cross_device_ops=tf.distribute.ReductionToOneDevice(),
-    )
+    return mirrored(replicas)

@@ -1,0 +1,182 @@
+"""Which norms are better: one rule for all comparisons."""
+
+import itertools
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from keras_norms.intervals import ERROR, FEWEST, Estimate, estimate, holm
+
+Facts = Mapping[str, Any]
+
+BEST, AMONG, OPEN, WORSE = "best", "among the best", "not told apart", "worse"
+FEW, NOT_LEARNT, FAILED, NOTHING = "too few seeds", "not learnt", "failed", "no conclusion"
+
+
+class Place(NamedTuple):
+    """A norm in a ranking.
+
+    Attributes:
+        norm: which.
+        values: `{seed: the metric at the end}`.
+        estimate: of their mean; None without a value.
+        behind: by how much it is worse than the first, as an estimate; None for the first.
+        recalibrated: the mean metric with statistics that were computed again, or None.
+        verdict: one of the constants of this module.
+    """
+
+    norm: str
+    values: Mapping[int, float]
+    estimate: Estimate | None
+    behind: Estimate | None
+    recalibrated: float | None
+    verdict: str
+
+
+class Ranking(NamedTuple):
+    """The norms at a batch size.
+
+    Attributes:
+        size: samples of a batch.
+        places: the best comes first, what failed last.
+    """
+
+    size: int
+    places: Sequence[Place]
+
+    def place(self, norm: str) -> Place:
+        """That of a norm."""
+        return next(place for place in self.places if place.norm == norm)
+
+    @property
+    def top(self) -> list[Place]:
+        """Those that nothing is better than, as far as is known."""
+        return [p for p in self.places if p.verdict in (BEST, AMONG, OPEN)]
+
+
+def better(facts: Facts, one: float, other: float) -> bool:
+    """Whether a value of the metric is better than another."""
+    return one > other if facts["higher"] else one < other
+
+
+def final(facts: Facts, norm: str, size: int) -> dict[int, float]:
+    """`{seed: the metric at the end}` of the runs that are complete."""
+    return {
+        run["seed"]: run["curve"][-1][facts["monitor"]]
+        for run in _runs(facts, norm, size)
+        if not run["failed"] and run["curve"][-1][facts["monitor"]] is not None
+    }
+
+
+def has_learnt(facts: Facts, norm: str, size: int) -> bool:
+    """Whether a norm is better than a prediction that learns nothing.
+
+    The worse end of its 90% interval has to be better; with one seed, its value.
+    """
+    values = list(final(facts, norm, size).values())
+    if not values or facts["baseline"] is None:
+        return bool(values)
+    found = estimate(values)
+    low, high = found.interval or (found.mean, found.mean)
+    return better(facts, low if facts["higher"] else high, facts["baseline"]["value"])
+
+
+def reference_has_learnt(facts: Facts) -> bool:
+    """Whether the first norm has learnt at the first batch size. Nothing is concluded otherwise."""
+    return has_learnt(facts, facts["norms"][0], facts["batch_sizes"][0])
+
+
+def rank(facts: Facts, size: int) -> Ranking:
+    """The norms at a batch size, by their mean at the end.
+
+    Two norms are compared on the seeds that both have: the differences by seed are tested against
+    0 (`intervals.estimate`), with Holm's correction for all pairs at this batch size. So all
+    verdicts at a batch size are right with a probability of 90%.
+    """
+    values = {norm: final(facts, norm, size) for norm in facts["norms"]}
+    sign = 1 if facts["higher"] else -1
+    order = sorted(
+        (norm for norm in values if values[norm]),
+        key=lambda norm: -sign * statistics.fmean(values[norm].values()),
+    )
+    behind = {
+        (one, other): _difference(values[one], values[other], sign)
+        for one, other in itertools.combinations(order, 2)
+    }
+    told = {
+        pair: found
+        for pair, found in behind.items()
+        if found is not None and found.p is not None and len(_common(values, pair)) >= FEWEST
+    }
+    corrected = dict(zip(told, holm([found.p or 0.0 for found in told.values()]), strict=True))
+    apart = {pair for pair, p in corrected.items() if p <= ERROR}
+    few = {pair for pair in behind if pair not in told}
+    top = [norm for norm in order if (order[0], norm) not in apart]
+    places = []
+    for norm in order:
+        pair = (order[0], norm)
+        verdict = WORSE if pair in apart else FEW if pair in few else AMONG
+        if verdict == AMONG:
+            verdict = BEST if len(top) == 1 else OPEN if len(top) == len(order) else AMONG
+        if norm == order[0] and len(order) > 1 and all((norm, n) in few for n in order[1:]):
+            verdict = FEW
+        if not reference_has_learnt(facts):
+            verdict = NOTHING
+        elif not has_learnt(facts, norm, size):
+            verdict = NOT_LEARNT
+        again = [
+            run["recalibrated"][facts["monitor"]]
+            for run in _runs(facts, norm, size)
+            if not run["failed"] and run["recalibrated"]
+        ]
+        places.append(
+            Place(
+                norm,
+                values[norm],
+                estimate(list(values[norm].values())),
+                behind.get(pair),
+                statistics.fmean(again) if again else None,
+                verdict,
+            )
+        )
+    failed = [norm for norm in facts["norms"] if not values[norm] and _runs(facts, norm, size)]
+    places += [Place(norm, {}, None, None, None, FAILED) for norm in failed]
+    return Ranking(size, places)
+
+
+def change_with_batch(facts: Facts, norm: str) -> Estimate | None:
+    """By how much the metric is worse at the smallest batch size than at the largest, by seed."""
+    large, small = max(facts["batch_sizes"]), min(facts["batch_sizes"])
+    sign = 1 if facts["higher"] else -1
+    return _difference(final(facts, norm, large), final(facts, norm, small), sign)
+
+
+def more_steps(facts: Facts) -> int:
+    """How many steps the reference needs, as its loss falls now; 2 to 10 times those it had."""
+    norm, size = facts["norms"][0], facts["batch_sizes"][0]
+    factors = []
+    for run in _runs(facts, norm, size):
+        losses = [point["loss"] for point in run["curve"] if point["loss"] is not None]
+        if run["failed"] or len(losses) < 3:
+            continue
+        middle = losses[len(losses) // 2]
+        fallen, early = middle - losses[-1], losses[0] - middle
+        # A loss that falls faster than before has just begun.
+        factors.append(2.0 if fallen > 0 and fallen >= early / 2 else 4.0 if fallen > 0 else 10.0)
+    factor = statistics.median(factors) if factors else 10.0
+    return math.ceil(facts["steps"] * factor)
+
+
+def _difference(one: Mapping[int, float], other: Mapping[int, float], sign: int) -> Estimate | None:
+    """By how much the second is worse, on the seeds that both have."""
+    differences = [sign * (one[seed] - other[seed]) for seed in one if seed in other]
+    return estimate(differences) if differences else None
+
+
+def _common(values: Mapping[str, Mapping[int, float]], pair: tuple[str, str]) -> set[int]:
+    return set(values[pair[0]]) & set(values[pair[1]])
+
+
+def _runs(facts: Facts, norm: str, size: int) -> list[Mapping[str, Any]]:
+    return [run for run in facts["runs"] if (run["norm"], run["batch_size"]) == (norm, size)]

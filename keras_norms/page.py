@@ -19,7 +19,8 @@ def page(text: str, folder: Path, title: str, marks: Mapping[str, str]) -> str:
         folder: the folder from which the document's links lead to its figures.
         title: of the page.
         marks: `{text of a cell: class}`: such cells of tables are marked by their colour. The
-            classes are those of page.css: "holds", "does-not", "undecided", "not-tested".
+            classes are those of page.css: "holds", "does-not", "undecided", "not-tested"; "short"
+            beside them keeps the table a table on a phone.
 
     Raises:
         ImportError: if the package Markdown is missing.

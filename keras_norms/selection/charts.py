@@ -60,13 +60,17 @@ def curves(facts: Facts) -> Figure:
             )
         if facts["baseline"]:
             axis.axhline(facts["baseline"]["value"], color="0.5", ls=":", lw=1)
+            again = rank(facts, size).place(norm).recalibrated
+            if again is not None:
+                axis.plot(
+                    steps[-1], again, MARKS[number % len(MARKS)], color=colour, mfc="white", ms=7
+                )
         axis.set(xlabel="steps", title=_title(facts, size))
     axes[0].set_ylabel(f"validation {metric}")
     # A diverging run must not hide the others.
     low, high = _limits(facts)
     axes[0].set_ylim(low, high)
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right upper", frameon=False, fontsize=8)
+    _legend(figure, axes)
     return figure
 
 
@@ -83,13 +87,13 @@ def trade(facts: Facts) -> Figure:
             ms = facts["costs"][place.norm]["step_ms"][str(size)]
             low, high = place.estimate.interval or (place.estimate.mean,) * 2
             axis.plot([ms, ms], [low, high], color=colour, lw=1.2)
-            axis.plot(ms, place.estimate.mean, MARKS[number % len(MARKS)], color=colour, ms=6)
-            style: Any = {"xytext": (7, -3), "textcoords": "offset points", "fontsize": 8}
-            axis.annotate(place.norm, (ms, place.estimate.mean), color=colour, **style)
-        axis.margins(x=0.25)
+            mark = MARKS[number % len(MARKS)]
+            axis.plot(ms, place.estimate.mean, mark, color=colour, ms=6, label=place.norm)
+        axis.margins(x=0.1)
         axis.set_xlim(left=0)
         axis.set(xlabel="ms of a training step", title=_title(facts, size))
     axes[0].set_ylabel(f"validation {facts['monitor']} at the end")
+    _legend(figure, axes)
     return figure
 
 
@@ -103,7 +107,7 @@ _ABOUT_SWITCHES = (
 
 
 def _about_curves(facts: Facts) -> str:
-    text = "Means over seeds; bands are the standard deviation."
+    text = "Means over seeds; bands are the standard deviation. Hollow marks: recalibrated."
     if facts["baseline"]:
         text += f" Dotted: {facts['baseline']['what']}."
     return text
@@ -135,9 +139,21 @@ def _limits(facts: Facts) -> tuple[float | None, float | None]:
     return float(low - room), float(high + room)
 
 
+def _legend(figure: Figure, axes: Any) -> None:
+    """One legend above all panels, in the order of the norms."""
+    found = {}
+    for axis in axes:
+        found |= {
+            label: handle for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
+        }
+    figure.legend(
+        found.values(), found, loc="outside upper left", ncols=5, frameon=False, fontsize=8
+    )
+
+
 def _figure(panels: int) -> tuple[Figure, Any]:
     (figures,) = require("matplotlib.figure", purpose="A comparison", extra="compare")
-    figure = figures.Figure(figsize=(3.6 * panels + 1.4, 3.2), dpi=150, layout="constrained")
+    figure = figures.Figure(figsize=(3.5 * panels + 0.8, 3.2), dpi=150, layout="constrained")
     axes = figure.subplots(1, panels, sharey=True, squeeze=False)[0]
     for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)

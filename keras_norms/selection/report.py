@@ -1,5 +1,6 @@
 """The report of a comparison, as Markdown that is composed from its facts."""
 
+import re
 import statistics
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -33,7 +34,12 @@ SYMBOLS = {
     FAILED: "–",
     NOTHING: "–",
 }
-_CLASSES = {"✔": "holds", "?": "undecided", "✘": "does-not", "–": "not-tested"}
+_CLASSES = {
+    "✔": "short holds",
+    "?": "short undecided",
+    "✘": "short does-not",
+    "–": "short not-tested",
+}
 
 
 def mark(verdict: str) -> str:
@@ -147,8 +153,8 @@ _RULE = (
 
 def _coded(answer: str) -> str:
     """An answer, in which code stays code."""
-    parts = answer.split("`")
-    return "`".join(part if i % 2 else escaped(part) for i, part in enumerate(parts))
+    parts = re.split("( *`[^`]*` *)", answer)
+    return "".join(part if "`" in part else escaped(part) for part in parts)
 
 
 def _behind(facts: Facts, place: Place) -> str:

@@ -184,7 +184,7 @@ def replicas(facts: Facts) -> str:
     ]
     said = []
     if exact:
-        said.append(f"On two replicas, {listed(exact)} computes what one device does, to rounding.")
+        said.append(f"To rounding, replicas compute what one device does with {listed(exact)}.")
     if other:
         said.append(
             f"After three steps outputs differ from those of one device: {listed(other)}. "

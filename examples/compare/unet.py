@@ -35,7 +35,7 @@ def build():
 
 
 def make_datasets():
-    """1,200 and 400 images of two overlapping digits, with the mask of their ink."""
+    """1,200 and 200 images of two overlapping digits, with the mask of their ink."""
     digits = load_digits().images.astype("float32").repeat(2, 1).repeat(2, 2) / 16
     random = np.random.default_rng(0)
 
@@ -50,4 +50,4 @@ def make_datasets():
         ground = random.uniform(-1, 1, (count, 1, 1, 1)) + random.normal(0, 0.3, image.shape)
         return (image + ground).astype("float32"), mask
 
-    return draw(digits[:1400], 1200), draw(digits[1400:], 400)
+    return draw(digits[:1400], 1200), draw(digits[1400:], 200)

@@ -325,6 +325,7 @@ class Comparison:
             evaluate(self.candidates.get(norm, base, 0), self.validation, base)  # compiles
             began = self.budget.spent
             model = self.candidates.get(norm, base, 0)
+            model.train_on_batch(*next(self.train.batches(base, 0)))  # slow after new seeds
             made = self.budget.spent
             evaluate(model, self.validation, base)
             evaluated = self.budget.spent

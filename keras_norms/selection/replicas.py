@@ -75,6 +75,6 @@ def _trained(
         data = tf.data.Dataset.from_tensors(batch if batch[2] is not None else batch[:2])
         options = tf.data.Options()
         options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
-        model.fit(data.with_options(options), verbose=0)
+        model.fit(data.with_options(options), shuffle=False, verbose=0)
     outputs = model(batches[-1][0], training=False)
     return np.concatenate([np.ravel(part) for part in keras.tree.flatten(outputs)])

@@ -14,8 +14,8 @@ from keras_norms.model_layers import has_batch_statistics, named_layers
 from keras_norms.selection.data import Samples
 from keras_norms.statistics import recalibrate
 
-POINTS = 10  # of a curve, beside its start
-RECALIBRATED = 512  # samples from which statistics are computed again
+POINTS = 8  # of a curve, beside its start
+RECALIBRATED = 16  # batches from which statistics are computed again
 
 
 def train_and_measure(
@@ -85,6 +85,6 @@ def recalibrated(
     norms = [layer for layer in named_layers(model).values() if has_batch_statistics(layer)]
     if not norms or any(getattr(norm, "moving_mean", None) is None for norm in norms):
         return None
-    count = max(1, min(RECALIBRATED, train.count) // size)
+    count = min(RECALIBRATED, train.count // size)
     recalibrate(model, list(itertools.islice(train.batches(size, seed), count)), verbose=False)
     return evaluate(model, validation, size)

@@ -132,7 +132,7 @@ class Candidates:
         return model
 
     def _converted(self, norm: str, seed: int) -> keras.Model:
-        with _known_objects(self.source):
+        with known_objects(self.source):
             try:
                 if self._base is None or self._base[0] != seed:
                     self._base = seed, self._new_base()
@@ -225,7 +225,7 @@ def _use_ghost_batches(model: keras.Model, size: int) -> None:
 
 
 @contextlib.contextmanager
-def _known_objects(model: keras.Model) -> Iterator[None]:
+def known_objects(model: keras.Model) -> Iterator[None]:
     """Lets Keras find functions and classes that the model is compiled with, and that it knows not.
 
     Raises:

@@ -19,7 +19,7 @@ from keras_norms.model_layers import named_layers
 from keras_norms.optional import require
 from keras_norms.registry import get
 from keras_norms.selection import plan as planning
-from keras_norms.selection.candidates import Candidates, Recipe
+from keras_norms.selection.candidates import Candidates, Recipe, known_objects
 from keras_norms.selection.constant import constant_metrics
 from keras_norms.selection.costs import measure_costs
 from keras_norms.selection.data import read
@@ -209,7 +209,8 @@ class Comparison:
         start = evaluate(reference, self.validation, self.sizes[0])
         self.monitor = self._metric(start)
         self.higher = self._is_higher_better(reference)
-        self.constant = constant_metrics(reference, self.train, self.validation)
+        with known_objects(reference):
+            self.constant = constant_metrics(reference, self.train, self.validation)
         store = Store(place, self._settings(reference), resume)
         show = _Console(verbose)
         show.line("measuring the time of steps ...")
@@ -508,6 +509,15 @@ def _name(norm: Any) -> str:
         raise ValueError(f'`norms` must be names, as "gn" or "gn(8)". Received: {norm!r}')
     get(norm)  # says which name is meant
     return norm
+
+
+def _nameless(config: Any) -> Any:
+    """A config without names, which Keras counts up with each object of a class."""
+    if isinstance(config, dict):
+        return {key: _nameless(value) for key, value in config.items() if key != "name"}
+    if isinstance(config, (list, tuple)):
+        return [_nameless(each) for each in config]
+    return config
 
 
 def _title(run: Run) -> str:

@@ -156,7 +156,7 @@ def trade(facts: Facts, ranking: Ranking) -> str:
         fastest = min(costs, key=lambda norm: costs[norm]["step"]["ms"])
         chosen = _fastest(facts, ranking.top)
         if len(ranking.top) > 1:
-            said.append(f"Nothing is known to be better than {chosen}, the fastest of these.")
+            said.append(f"Of those that nothing is known to beat, {chosen} is the fastest.")
         elif chosen == fastest:
             said.append(f"{chosen} is both the best and the fastest.")
         else:
@@ -217,17 +217,19 @@ def switches(facts: Facts) -> str:
 def advice(facts: Facts) -> tuple[str, str]:
     """What to do next: a sentence, and the code of it."""
     ranking = rank(facts, facts["batch_sizes"][0])
-    if not ranking.places or not reference_has_learnt(facts) or not ranking.top:
-        steps = more_steps(facts)
-        return f"Compare again, with about {steps:,} steps.", ""
-    chosen = _fastest(facts, ranking.top)
+    if not ranking.places or not reference_has_learnt(facts):
+        return f"Compare again, with about {more_steps(facts):,} steps.", ""
+    if not ranking.top:
+        return f"Compare again, with {FEWEST} seeds or more.", ""
+    chosen, seeds = ranking.places[0].norm, len(ranking.places[0].values)
     if ranking.places[0].verdict == BEST:
         why = f"{chosen} is the best here."
     else:
-        why = f"Nothing is known to be better than {chosen}, and its step is the fastest of those."
-        if ranking.places[0].verdict == OPEN or len(ranking.top) > 1:
-            more = 2 * max(len(place.values) for place in ranking.places)
-            why += f" With {more} seeds the comparison could tell more norms apart."
+        fastest = _fastest(facts, ranking.top)
+        why = f"Nothing is known to be better than {chosen}."
+        if fastest != chosen:
+            why += f" {fastest} is faster, and not told apart from it."
+        why += f" With {2 * seeds} seeds the comparison could tell more norms apart."
     if facts["function"]:
         return why, f'model = build("{chosen}")  # your function'
     code = f'model, report = keras_norms.convert(model, to="{chosen}", transfer=False)\n'
@@ -273,8 +275,8 @@ def _troubles(facts: Facts, ranking: Ranking) -> Iterable[str]:
     ]
     if lagging:
         yield (
-            "Moving statistics lag behind the weights. `keras_norms.recalibrate` takes "
-            f"{listed(lagging)}: train longer, or with a lower momentum, before you judge."
+            "Moving statistics lag behind the weights: `keras_norms.recalibrate` takes "
+            f"{listed(lagging)}. Train longer, or with a lower momentum, before you judge."
         )
 
 
@@ -283,7 +285,8 @@ def _lags(facts: Facts, place: Place) -> bool:
     if place.estimate is None or place.recalibrated is None:
         return False
     gain = (place.recalibrated - place.estimate.mean) * (1 if facts["higher"] else -1)
-    return gain > 2 * (place.estimate.spread or math.inf)
+    spread = place.estimate.spread
+    return gain > (2 * spread if spread is not None else 0.05 * abs(place.estimate.mean))
 
 
 def _enough(facts: Facts, norm: str, large: int, small: int) -> bool:

@@ -1,0 +1,136 @@
+"""The judge of comparisons, and what is said, on results that are made."""
+
+import re
+
+import pytest
+
+from keras_norms.selection import judging, words
+from keras_norms.selection.judging import rank
+from keras_norms.selection.report import document
+from tests.selection.made import ALIKE, CLEAR, facts, run
+
+SWITCHES = {
+    f"norm{i}": {kind: {"instance": 0.2, "batch": 0.8} for kind in ("mean", "variance")}
+    for i in range(3)
+}
+
+
+def verdicts(made, size=32):
+    return {place.norm: place.verdict for place in rank(made, size).places}
+
+
+def test_a_clear_order():
+    ranking = rank(facts(CLEAR), 32)
+    assert [(place.norm, place.verdict) for place in ranking.places] == [
+        ("gn", judging.BEST),
+        ("bn", judging.WORSE),
+        ("wn", judging.WORSE),
+    ]
+    low, high = ranking.place("gn").estimate.interval
+    assert low < 0.9036 < high and high - low < 0.03
+    assert ranking.place("bn").behind.mean == pytest.approx(0.1, abs=2e-3)
+
+
+def test_what_is_not_told_apart():
+    assert set(verdicts(facts(ALIKE)).values()) == {judging.OPEN}
+    third = {32: ALIKE[32] | {"wn": [0.60, 0.61, 0.59]}}
+    # By seed, the third is clearly behind only where seeds do not disturb.
+    third[32]["bn"] = [0.802, 0.81, 0.80]
+    third[32]["gn"] = [0.81, 0.80, 0.80]
+    found = verdicts(facts(third))
+    assert found == {"bn": judging.AMONG, "gn": judging.AMONG, "wn": judging.WORSE}
+
+
+def test_differences_are_taken_by_seed():
+    """Seeds move all norms alike by 10 points, and the norms differ by 1 on each."""
+    seeds = (0.6, 0.7, 0.8)
+    made = {
+        32: {"bn": [s + 0.01 for s in seeds], "gn": [s + 1e-5 * i for i, s in enumerate(seeds)]}
+    }
+    assert verdicts(facts(made)) == {"bn": judging.BEST, "gn": judging.WORSE}
+
+
+def test_pairs_of_many_norms_are_corrected():
+    differences = [0.05, 0.06, 0.075]
+    two = {32: {"bn": [0.8] * 3, "gn": [0.8 - d for d in differences]}}
+    assert verdicts(facts(two))["gn"] == judging.WORSE
+    many = {32: two[32] | {f"n{i}": [0.8 - i / 100, 0.79, 0.8 + i / 100] for i in range(6)}}
+    assert verdicts(facts(many))["gn"] != judging.WORSE
+
+
+def test_where_nothing_is_said():
+    few = {32: {norm: values[:2] for norm, values in CLEAR[32].items()}}
+    assert set(verdicts(facts(few)).values()) == {judging.FEW}
+    poor = facts({32: {"bn": [0.52, 0.51, 0.53], "gn": [0.9, 0.91, 0.9]}})
+    assert set(verdicts(poor).values()) == {judging.NOTHING}
+    said = words.answers(poor)[words.TASK]
+    assert "Nothing can be concluded" in said and "52.0 %" in said
+    assert "About 200 steps" in said or "about 200 steps" in said  # its loss still falls fast
+    sentence, code = words.advice(poor)
+    assert "200 steps" in sentence and not code
+
+
+def test_norms_that_fail_or_do_not_learn():
+    made = facts({32: {"bn": [0.8, 0.81, 0.8], "in": [0.5, 0.5, 0.5]}})
+    made["norms"] = ["bn", "in", "gn"]
+    made["costs"]["gn"] = made["costs"]["in"]
+    made["runs"] += [run("gn", 32, seed, 0.0, failed="the loss was NaN") for seed in range(3)]
+    found = verdicts(made)
+    assert found == {"bn": judging.BEST, "in": judging.NOT_LEARNT, "gn": judging.FAILED}
+    said = words.answers(made)[words.TASK]
+    assert "in did no better than the best constant prediction" in said
+    assert "All runs with gn failed" in said
+    assert "the loss was NaN" in document(made, {})
+
+
+def test_a_smaller_metric_may_be_better():
+    made = facts(CLEAR, monitor="loss", higher=False)
+    for each in made["runs"]:
+        for point in each["curve"]:
+            point["loss"] = 1 - point["accuracy"]
+    made["baseline"] = {"what": "the best constant prediction", "value": 0.69}
+    assert next(iter(verdicts(made))) == "gn" and verdicts(made)["gn"] == judging.BEST
+
+
+def test_answers_follow_the_numbers():
+    made = facts(CLEAR, replicas={"bn": 0.05, "gn": 1e-6, "wn": None}, switches=SWITCHES)
+    made["costs"]["bn"]["folded"] = {"ms": 2.5, "ratio": 0.7, "low": 0.6, "high": 0.8}
+    answers = words.answers(made)
+    assert answers[words.TASK].startswith(
+        "With batches of 32, gn has the best mean accuracy: 90.4 %"
+    )
+    assert "bn by 10.0 points and wn by 20.0 points" in answers[words.TASK]
+    assert "From batches of 32 to 4, bn loses 20.0 points." in answers[words.BATCH]
+    assert "No clear change for gn and wn." in answers[words.BATCH]
+    assert "At 4, gn is the best." in answers[words.BATCH]
+    assert "gn is the best, and bn the fastest." in answers[words.TRADE]
+    assert "bn 0.75" in answers[words.TRADE]  # folded, of its inference
+    assert "bn by 5.0 %" in answers[words.REPLICAS] and "with gn" in answers[words.REPLICAS]
+    assert "0.80" in words.switches(made)
+    sentence, code = words.advice(made)
+    assert sentence == "gn is the best here." and 'to="gn"' in code
+
+
+def test_moving_statistics_that_lag_are_named():
+    made = facts(CLEAR)
+    for each in made["runs"]:
+        if each["norm"] == "bn":
+            each["recalibrated"] = {"loss": 0.1, "accuracy": 0.95}
+    assert "recalibrate` takes bn to 95.0 %" in words.answers(made)[words.TASK]
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        facts(CLEAR, switches=SWITCHES, replicas={"bn": 0.05, "gn": 1e-6, "wn": None}),
+        facts(CLEAR, ghost=True),
+        facts(ALIKE),
+        facts({32: {"bn": [0.5, 0.5, 0.5], "gn": [0.9, 0.9, 0.9]}}),
+        facts({32: {"bn": [0.9], "gn": [0.8]}}),
+    ],
+    ids=["clear", "ghost", "alike", "nothing", "one seed"],
+)
+def test_sentences_are_short(made):
+    said = [*words.answers(made).values(), words.switches(made), words.advice(made)[0]]
+    for sentence in re.split(r"(?<=[a-z%`)0-9]\.) ", " ".join(said)):
+        assert len(sentence.split()) <= 25, sentence

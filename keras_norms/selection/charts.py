@@ -141,13 +141,18 @@ def _limits(facts: Facts) -> tuple[float | None, float | None]:
 
 def _legend(figure: Figure, axes: Any) -> None:
     """One legend above all panels, in the order of the norms."""
-    found = {}
+    found: dict[str, Any] = {}
     for axis in axes:
         found |= {
             label: handle for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
         }
     figure.legend(
-        found.values(), found, loc="outside upper left", ncols=5, frameon=False, fontsize=8
+        list(found.values()),
+        list(found),
+        loc="outside upper left",
+        ncols=5,
+        frameon=False,
+        fontsize=8,
     )
 
 

@@ -286,9 +286,7 @@ class Comparison:
         digest = hashlib.sha256()
         classes = [type(layer).__name__ for layer in named_layers(model).values()]
         shapes = [tuple(variable.shape) for variable in model.variables]
-        compiled = (
-            {"compile": model.get_compile_config()} if not self.candidates.is_function else {}
-        )
+        compiled = {} if self.candidates.is_function else _nameless(model.get_compile_config())
         digest.update(json.dumps([classes, shapes, compiled], default=str).encode())
         if self.options["keep_weights"] and not self.candidates.is_function:
             for variable in self.candidates.source.variables:

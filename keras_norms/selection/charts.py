@@ -58,14 +58,14 @@ def curves(facts: Facts) -> Figure:
                 lw=1.4,
                 label=norm,
             )
-        if facts["baseline"]:
-            axis.axhline(facts["baseline"]["value"], color="0.5", ls=":", lw=1)
             again = rank(facts, size).place(norm).recalibrated
             if again is not None:
-                axis.plot(
-                    steps[-1], again, MARKS[number % len(MARKS)], color=colour, mfc="white", ms=7
-                )
-        axis.set(xlabel="steps", title=_title(facts, size))
+                hollow: Any = {"color": colour, "mfc": "white", "ms": 7, "zorder": 3}
+                axis.plot(steps[-1], again, MARKS[number % len(MARKS)], **hollow)
+        if facts["baseline"]:
+            axis.axhline(facts["baseline"]["value"], color="0.5", ls=":", lw=1)
+        axis.set_xlabel("steps")
+        axis.set_title(_title(facts, size), fontsize=9)
     axes[0].set_ylabel(f"validation {metric}")
     # A diverging run must not hide the others.
     low, high = _limits(facts)
@@ -91,7 +91,8 @@ def trade(facts: Facts) -> Figure:
             axis.plot(ms, place.estimate.mean, mark, color=colour, ms=6, label=place.norm)
         axis.margins(x=0.1)
         axis.set_xlim(left=0)
-        axis.set(xlabel="ms of a training step", title=_title(facts, size))
+        axis.set_xlabel("ms of a training step")
+        axis.set_title(_title(facts, size), fontsize=9)
     axes[0].set_ylabel(f"validation {facts['monitor']} at the end")
     _legend(figure, axes)
     return figure
@@ -163,7 +164,6 @@ def _figure(panels: int) -> tuple[Figure, Any]:
     for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)
         axis.tick_params(labelsize=8)
-        axis.title.set_fontsize(9)
         axis.xaxis.label.set_fontsize(8)
         axis.yaxis.label.set_fontsize(8)
         axis.grid(axis="y", color="0.92")

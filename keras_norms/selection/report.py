@@ -128,7 +128,7 @@ def document(facts: Facts, figures: Mapping[str, str]) -> str:
                 table(COSTS, cost_rows(facts)),
                 f"Times are medians for a batch of {facts['batch_sizes'][0]}. Share: the step in "
                 f"steps with {facts['norms'][0]}, measured in turn. Folded: inference after "
-                "`keras_norms.fold`. Memory: what a step adds at its peak.",
+                "`keras_norms.fold`. Memory: what a step adds at its peak, at least.",
                 *_figure(figures, "trade.png"),
             ]
         if question == words.REPLICAS and facts["replicas"]:
@@ -146,8 +146,8 @@ def document(facts: Facts, figures: Mapping[str, str]) -> str:
 
 _RULE = (
     "Intervals are those of the mean over seeds. Norms are compared by their differences on the "
-    "same seeds: same data order, same initial weights. Holm's correction makes all verdicts of a "
-    "table right with a probability of 90 %. Recalibrated: moving statistics computed again."
+    "same seeds: same data order, same initial weights. With a probability of 90 %, the norm that "
+    "is best is not called worse. Recalibrated: moving statistics computed again."
 )
 
 

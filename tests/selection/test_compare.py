@@ -19,6 +19,8 @@ from tests.support.child import start
 
 DATA = {"train": points(), "validation": points(64, seed=1)}
 QUICK = {"seeds": 3, "steps": 16, "verbose": False}
+# With it among the norms, no run is added that asks the model.
+SN = "sn(statistics=('layer', 'batch'))"
 
 
 def compare(model=None, norms=("bn", "gn(2)"), **options):
@@ -38,7 +40,7 @@ def done(tmp_path_factory):
     folder = tmp_path_factory.mktemp("comparison")
     model = mlp()
     before = state(model)
-    result = compare(model, norms=("bn", "gn(2)", "wn"), batch_sizes=(32, 8), folder=folder)
+    result = compare(model, norms=("bn", "wn"), batch_sizes=(32, 8), folder=folder)
     return result, folder, before, state(model)
 
 
@@ -52,7 +54,7 @@ def test_the_model_is_left_as_it_was(done):
 def test_all_is_measured(done):
     result, folder, _, _ = done
     facts = result.facts
-    assert len(facts["runs"]) == 3 * 2 * 3 and not facts["missing"]
+    assert len(facts["runs"]) == 2 * 2 * 3 and not facts["missing"]
     for run in facts["runs"]:
         steps = [point["step"] for point in run["curve"]]
         assert steps == [i * 2 * 32 // run["batch_size"] for i in range(9)]
@@ -60,7 +62,7 @@ def test_all_is_measured(done):
     costs = facts["costs"]["bn"]
     assert costs["step"]["ms"] > 0 and costs["inference"]["ms"] > 0 and costs["folded"]["ms"] > 0
     assert costs["parameters"] == 6 * 8 + 2 * 8 + 8 * 2 + 2 and set(costs["step_ms"]) == {"32", "8"}
-    assert facts["costs"]["gn(2)"]["folded"] is None
+    assert facts["costs"]["wn"]["folded"]["ms"] > 0
     # One more run asks the model, by switches over what it can take.
     (shares,) = facts["switches"].values()
     assert sum(shares["mean"].values()) == pytest.approx(1)
@@ -71,14 +73,12 @@ def test_all_is_measured(done):
 def test_files(done):
     result, folder, _, _ = done
     rows = list(csv.DictReader((folder / "curves.csv").read_text().splitlines()))
-    assert len(rows) == 18 * 9 and {"norm", "batch_size", "seed", "step", "accuracy"} <= set(
+    assert len(rows) == 12 * 9 and {"norm", "batch_size", "seed", "step", "accuracy"} <= set(
         rows[0]
     )
     again = keras_norms.ComparedNorms.read(folder)
     assert measured(again) == measured(result) and again.answers == result.answers
-    assert {each.name for each in (folder / "tensorboard").iterdir()} == {
-        *("bn", "gn(2)", "wn", "switches")
-    }
+    assert {each.name for each in (folder / "tensorboard").iterdir()} == {*("bn", "wn", "switches")}
     for name in ("curves.png", "trade.png", "switches.png"):
         assert (folder / name).read_bytes().startswith(b"\x89PNG")
     html = (folder / "report.html").read_text()
@@ -91,39 +91,41 @@ def test_a_terminal_and_a_notebook(done, capsys):
     result.table()
     printed = capsys.readouterr().out
     assert "accuracy with batches of 8" in printed and "What to do next" in printed
-    assert "gn(2)" in printed and "Compare again, with about 32 steps" in printed
+    assert "wn" in printed and "Compare again, with about 32 steps" in printed
     shown = result._repr_html_()
     assert "<h1>" in shown and "data:image/png" in shown and "<style" not in shown
 
 
 def test_the_same_seeds_give_the_same_result():
-    one, other = (measured(compare(seeds=2)) for _ in range(2))
+    one, other = (measured(compare(norms=(SN,), seeds=1)) for _ in range(2))
     assert one == other
 
 
 def test_a_comparison_is_resumed(tmp_path, monkeypatch):
-    whole = compare()
-    runs, train = [], module.train_and_measure
+    options = {"norms": (SN, "gn(2)"), "seeds": 2}
+    whole = compare(**options)
+    runs, train, interrupted = [], module.train_and_measure, [KeyboardInterrupt]
 
     def broken(model, *args, **kwargs):
-        if len(runs) == 4:
-            raise KeyboardInterrupt
+        if len(runs) == 3 and interrupted:
+            raise interrupted.pop()
         runs.append(model)
         return train(model, *args, **kwargs)
 
     monkeypatch.setattr(module, "train_and_measure", broken)
     with pytest.raises(KeyboardInterrupt):
-        compare(folder=tmp_path)
+        compare(folder=tmp_path, **options)
     runs.clear()
-    result = compare(folder=tmp_path, resume=True)
-    assert len(runs) == 3  # 6, and one for its switches; 4 were done
+    result = compare(folder=tmp_path, resume=True, **options)
+    assert len(runs) == 1  # of 4, 3 were done
     assert measured(result) == measured(whole)
     with pytest.raises(ValueError, match="holds a comparison.*--resume"):
-        compare(folder=tmp_path)
+        compare(folder=tmp_path, **options)
     with pytest.raises(ValueError, match="holds another comparison.*steps: 16 and 8"):
-        compare(folder=tmp_path, resume=True, steps=8)
-    more = compare(folder=tmp_path, resume=True, seeds=4, norms=("bn", "gn(2)", "ln"))
-    assert len(runs) == 3 + 2 + 4 and len(more.facts["runs"]) == 12
+        compare(folder=tmp_path, resume=True, **options | {"steps": 8})
+    runs.clear()
+    more = compare(folder=tmp_path, resume=True, **options | {"seeds": 3})
+    assert len(runs) == 2 and len(more.facts["runs"]) == 6
 
 
 KILLED = """
@@ -186,23 +188,21 @@ def on_time(monkeypatch):
             curve = [{"step": step, "loss": 1.0, "accuracy": 0.9} for step in (0, steps)]
             return {"curve": curve, "recalibrated": None, "shares": {}, "seconds": 0.1 * steps}
 
-        costs = {norm: cost(100.0, 1.0) for norm in ("bn", "gn(2)")}
+        costs = {norm: cost(100.0, 1.0) for norm in (SN, "gn(2)")}
         for each in costs.values():
             each["step_ms"] = {"32": 100.0}
         monkeypatch.setattr(module, "measure_costs", lambda *args: costs)
         monkeypatch.setattr(module, "train_and_measure", train)
         shown = {"minutes": 5.0, "ghost": False, "keep_weights": False, "replicas": 1}
         shown |= {"configure_optimizer": False}
-        arguments = [mlp(), *DATA.values(), ("bn", "gn(2)"), [32], 3, options.get("steps")]
+        arguments = [mlp(), *DATA.values(), (SN, "gn(2)"), [32], 3, options.get("steps")]
         comparison = module.Comparison(*arguments, shown, None, "auto", Budget(5.0, clock))
         return comparison.run(1, None, False, False), clock.now
 
     return compare
 
 
-@pytest.mark.parametrize(
-    ("slower", "steps"), [(1.0, None), (1.05, None), (1.3, None), (3.0, 400), (1.0, 700)]
-)
+@pytest.mark.parametrize(("slower", "steps"), [(1.0, None), (1.3, None), (3.0, 400)])
 def test_the_time_is_kept(slower, steps, on_time):
     result, seconds = on_time(slower, steps=steps)
     assert 200 <= seconds <= 330  # of 300
@@ -229,7 +229,7 @@ def test_a_run_that_fails_does_not_end_the_others(monkeypatch, tmp_path):
         return train(model, *args, **kwargs)
 
     monkeypatch.setattr(module, "train_and_measure", broken)
-    result = compare(build, norms=("bn", "ln", "gn(2)"), folder=tmp_path)
+    result = compare(build, norms=("bn", "ln", "gn(2)"), seeds=1, folder=tmp_path)
     places = {place.norm: place.verdict for place in result.rankings[0].places}
     assert places["ln"] == places["gn(2)"] == FAILED and places["bn"] != FAILED
     failed = {run["norm"]: run["failed"] for run in result.facts["runs"]}
@@ -246,20 +246,8 @@ def test_a_metric_of_ones_own():
 
     with pytest.raises(ValueError, match='larger share is better.*mode="max"'):
         compare(mlp(metrics=[share]))
-    result = compare(mlp(metrics=[share]), seeds=1, mode="min", norms=("bn",))
+    result = compare(mlp(metrics=[share]), seeds=1, mode="min", norms=(SN,))
     assert result.facts["monitor"] == "share" and not result.facts["higher"]
-
-
-def test_a_loss_without_a_known_constant_is_compared_with_the_untrained_model():
-    model = mlp(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=[])
-    assert compare(model, seeds=1, norms=("bn",)).facts["baseline"]["what"].startswith("the best")
-    data = {name: (x, np.eye(2)[y]) for name, (x, y) in DATA.items()}
-    result = compare(mlp(loss="log_cosh", metrics=["mse"]), seeds=1, norms=("bn",), **data)
-    assert result.facts["baseline"]["what"] == "the untrained model"
-
-
-def build_none(norm):
-    raise AssertionError("no model may be made")
 
 
 @pytest.mark.parametrize(

@@ -50,8 +50,8 @@ def test_differences_are_taken_by_seed():
     assert verdicts(facts(made)) == {"bn": judging.BEST, "gn": judging.WORSE}
 
 
-def test_pairs_of_many_norms_are_corrected():
-    differences = [0.05, 0.06, 0.075]
+def test_comparisons_of_many_norms_are_corrected():
+    differences = [0.05, 0.06, 0.08]
     two = {32: {"bn": [0.8] * 3, "gn": [0.8 - d for d in differences]}}
     assert verdicts(facts(two))["gn"] == judging.WORSE
     many = {32: two[32] | {f"n{i}": [0.8 - i / 100, 0.79, 0.8 + i / 100] for i in range(6)}}

@@ -39,7 +39,7 @@ def written(tmp_path_factory):
 def test_it_is_read_on_any_screen(width, scheme, browser, written):
     page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
     errors, asked = [], []
-    page.on("pageerror", errors.append)
+    page.on("pageerror", lambda error: errors.append(error))
     page.on("request", lambda request: asked.append(request.url))
     page.goto(written.as_uri())
     assert page.evaluate("document.documentElement.scrollWidth") == width  # nothing sticks out

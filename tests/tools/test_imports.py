@@ -11,6 +11,7 @@ from tests.support.child import ROOT, run_code
 BELOW = {
     "keras_norms": set(),
     "keras_norms.surgery": {"keras_norms"},
+    "keras_norms.selection": {"keras_norms", "keras_norms.surgery"},
     "keras_norms.tensorboard": {"keras_norms"},  # TensorBoard loads it
     "zoo": {"keras_norms"},  # the models
     "zoo.data": {"keras_norms"},
@@ -31,7 +32,7 @@ LABORATORY = {
     "measuring": set(),
 }
 # What is imported only where it is used, so that the layers need nothing but Keras.
-OPTIONAL = {"tensorflow", "tensorboard", "matplotlib", "zoo"}
+OPTIONAL = {"tensorflow", "tensorboard", "matplotlib", "rich", "scipy", "markdown", "zoo"}
 # Those that may import some of these at once, since nothing but their host imports them.
 HOSTED = {"keras_norms.tensorboard": {"tensorboard"}}
 

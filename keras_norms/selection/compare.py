@@ -4,11 +4,10 @@ import contextlib
 import datetime
 import hashlib
 import json
-import logging
 import os
 import platform
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from keras_norms.optional import require
 from keras_norms.registry import get
 from keras_norms.selection import plan as planning
 from keras_norms.selection.candidates import Candidates, Recipe, known_objects
+from keras_norms.selection.console import Console, quiet
 from keras_norms.selection.constant import constant_metrics
 from keras_norms.selection.costs import measure_costs
 from keras_norms.selection.data import read
@@ -120,15 +120,21 @@ def compare(
         >>> [len(ranking.places) for ranking in result.rankings]
         [2]
     """
-    options = {name: value for name, value in locals().items() if name in _SHOWN}
+    options = {
+        "minutes": minutes,
+        "ghost": ghost,
+        "keep_weights": keep_weights,
+        "configure_optimizer": configure_optimizer,
+        "replicas": replicas,
+    }
     budget = Budget(minutes)
     return Comparison(
         model, train, validation, norms, batch_sizes, seeds, steps, options, monitor, mode, budget
     ).run(replicas, folder, resume, verbose)
 
 
-# Options that a report shows, where they are not the default.
-_SHOWN = {
+# What these options are where nothing is said. A report shows the others.
+_DEFAULTS = {
     "minutes": None,
     "ghost": False,
     "keep_weights": False,
@@ -160,7 +166,7 @@ class Comparison:
             raise ValueError("Give `steps`, `minutes`, or both.")
         if options["minutes"] is not None and not options["minutes"] > 0:
             raise ValueError(f"`minutes` must be positive. Received: {options['minutes']}")
-        self.norms = [_name(norm) for norm in norms]
+        self.norms = [_checked_name(norm) for norm in norms]
         if not self.norms or len(set(self.norms)) < len(self.norms):
             raise ValueError(f"`norms` must be names that differ. Received: {norms!r}")
         self.seeds = positive("seeds", seeds)
@@ -199,7 +205,7 @@ class Comparison:
         self, replicas: int, folder: str | os.PathLike | None, resume: bool, verbose: bool
     ) -> ComparedNorms:
         """Does what is missing, and returns the result of all."""
-        with _quiet():
+        with quiet():
             return self._run(replicas, None if folder is None else Path(folder), resume, verbose)
 
     def _run(self, replicas: int, place: Path | None, resume: bool, verbose: bool) -> ComparedNorms:
@@ -212,7 +218,7 @@ class Comparison:
         with known_objects(reference):
             self.constant = constant_metrics(reference, self.train, self.validation)
         store = Store(place, self._settings(reference), resume)
-        show = _Console(verbose)
+        show = Console(verbose)
         show.line("measuring the time of steps ...")
         costs = store.once(
             "costs",
@@ -337,15 +343,19 @@ class Comparison:
             step[switches.norm, base] = 2 * step[first, base]
         return Seconds(step, fixed)
 
-    def _train(
-        self, plan: Plan, store: Store, seconds: Seconds, show: "_Console"
-    ) -> dict[Run, str]:
+    def _train(self, plan: Plan, store: Store, seconds: Seconds, show: Console) -> dict[Run, str]:
         """Does the runs that are missing, and returns what failed."""
         failures = {}
         todo = [run for run in plan.runs if store.read(run) is None]
         total = sum(seconds.of(run, self._steps(plan, run)) for run in todo)
         with show.bar(total) as advance:
             for run in todo:
+                # Ghost batches do nothing to some norms: their runs are those without.
+                twin = run._replace(size=self.candidates.size(run.norm, run.size))
+                known = store.read(twin) if twin != run else None
+                if known is not None:
+                    store.write(run, known)
+                    continue
                 steps = self._steps(plan, run)
                 each = seconds.of(run, steps) / steps
 
@@ -373,8 +383,7 @@ class Comparison:
         return planning.steps_at(run.size, plan.steps, self.sizes[0], self.options["ghost"])
 
     def _one(self, run: Run, steps: int, each_step: Callable[[], None]) -> dict[str, Any]:
-        size = self.candidates.size(run.norm, run.size)
-        model = self.candidates.get(run.norm, size, run.seed)
+        model = self.candidates.get(run.norm, run.size, run.seed)
         taken = self.sizes[0] if self.options["ghost"] else run.size
         found = train_and_measure(
             model, self.train, self.validation, taken, steps, run.seed, self.sizes[0], each_step
@@ -422,7 +431,7 @@ class Comparison:
             None,
         )
         source = self.candidates.source
-        shown = {name: value for name, value in self.options.items() if value != _SHOWN[name]}
+        shown = {name: value for name, value in self.options.items() if value != _DEFAULTS[name]}
         return {
             "model": getattr(source, "name", getattr(source, "__name__", "model")),
             "function": self.candidates.is_function,
@@ -464,45 +473,7 @@ class Comparison:
         return {"what": "the untrained model", "value": statistics.fmean(starts)}
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """TensorFlow warns where functions are traced often: here they are those of many models."""
-    logger = logging.getLogger("tensorflow")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-
-
-class _Console:
-    """Lines and a bar in a terminal, or nothing."""
-
-    def __init__(self, verbose: bool) -> None:
-        (consoles,) = require("rich.console", purpose="A comparison", extra="compare")
-        self._console = consoles.Console(quiet=not verbose, highlight=False)
-
-    def line(self, text: str) -> None:
-        self._console.print(text, markup=False)
-
-    @contextlib.contextmanager
-    def bar(self, total: float) -> Iterator[Callable[[float], None]]:
-        """A progress bar with the time left; yields a function that advances it by seconds."""
-        (progress,) = require("rich.progress", purpose="A comparison", extra="compare")
-        columns = (
-            progress.BarColumn(),
-            progress.TaskProgressColumn(),
-            progress.TextColumn("time left"),
-            progress.TimeRemainingColumn(),
-        )
-        visible = self._console.is_terminal and not self._console.quiet
-        with progress.Progress(*columns, console=self._console, disable=not visible) as shown:
-            task = shown.add_task("", total=total)
-            yield lambda seconds: shown.advance(task, seconds)
-
-
-def _name(norm: Any) -> str:
+def _checked_name(norm: Any) -> str:
     if not isinstance(norm, str):
         raise ValueError(f'`norms` must be names, as "gn" or "gn(8)". Received: {norm!r}')
     get(norm)  # says which name is meant

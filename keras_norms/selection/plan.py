@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from keras_norms.selection.training import POINTS
 
@@ -171,8 +171,3 @@ def in_words(plan: Plan, norms: Sequence[str], sizes: Sequence[int], budget: Bud
 
 def _minutes(seconds: float) -> str:
     return f"{seconds / 60:.1f} minutes"
-
-
-def facts(plan: Plan) -> dict[str, Any]:
-    """What is kept of a plan."""
-    return {"steps": plan.steps, "seeds": plan.seeds, "seconds": plan.seconds}

@@ -25,8 +25,15 @@ class ComparedNorms:
 
     Example:
         >>> import keras, keras_norms
-        >>> result = keras_norms.ComparedNorms.read("runs/mine")  # doctest: +SKIP
-        >>> result.table()  # doctest: +SKIP
+        >>> x = keras.ops.convert_to_numpy(keras.random.normal((64, 4), seed=0))
+        >>> layers = [keras.layers.Dense(8), keras.layers.BatchNormalization()]
+        >>> model = keras.Sequential([keras.Input((4,)), *layers])
+        >>> model.compile("adam", "mse")
+        >>> data = x, x.repeat(2, 1)
+        >>> short = {"seeds": 1, "steps": 8, "verbose": False}
+        >>> result = keras_norms.compare(model, data, data, ("bn",), **short)
+        >>> isinstance(result, keras_norms.ComparedNorms), result.rankings[0].size
+        (True, 32)
     """
 
     def __init__(self, facts: Mapping[str, Any]) -> None:

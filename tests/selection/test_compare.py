@@ -240,6 +240,21 @@ def test_a_run_that_fails_does_not_end_the_others(monkeypatch, tmp_path):
     assert len(list((tmp_path / "runs").glob("gn*"))) == 0
 
 
+def test_ghost_batches_take_equal_steps_and_leave_other_norms_alone(monkeypatch):
+    sizes, train = [], module.train_and_measure
+
+    def watched(model, data, validation, size, *args):
+        sizes.append(size)
+        return train(model, data, validation, size, *args)
+
+    monkeypatch.setattr(module, "train_and_measure", watched)
+    facts = compare(norms=(SN, "gn(2)"), batch_sizes=(32, 8), ghost=True, seeds=1).facts
+    assert sizes == [32] * 3
+    ends = {(run["norm"], run["batch_size"]): run["curve"][-1] for run in facts["runs"]}
+    assert ends["gn(2)", 8] == ends["gn(2)", 32] and ends[SN, 8] != ends[SN, 32]
+    assert {end["step"] for end in ends.values()} == {16}
+
+
 def test_a_metric_of_ones_own():
     def share(y, prediction):
         return keras.ops.mean(prediction, -1)

@@ -1,29 +1,12 @@
 """The report of a comparison in a real browser: phone and desktop, light and dark."""
 
-import shutil
-
 import pytest
 
 import keras_norms
 from tests.selection.made import CLEAR, facts
 from tests.selection.test_judging import SWITCHES
 
-playwright = pytest.importorskip(
-    "playwright.sync_api", reason='no playwright: pip install "keras-norms[browser]"'
-)
-pytestmark = [pytest.mark.slow, pytest.mark.process]
-
-
-@pytest.fixture(scope="module")
-def browser():
-    path = shutil.which("chromium") or shutil.which("chromium-browser")
-    path = path or shutil.which("google-chrome")
-    if not path:
-        pytest.skip("no Chromium: apt-get install chromium")
-    with playwright.sync_playwright() as library:
-        browser = library.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield browser
-        browser.close()
+pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.process]
 
 
 @pytest.fixture(scope="module")
@@ -36,14 +19,14 @@ def written(tmp_path_factory):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
-def test_it_is_read_on_any_screen(width, scheme, browser, written):
-    page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
-    errors, asked = [], []
-    page.on("pageerror", lambda error: errors.append(error))
+def test_it_is_read_on_any_screen(width, scheme, page, written):
+    page.set_viewport_size({"width": width, "height": 800})
+    page.emulate_media(color_scheme=scheme)
+    asked = []
     page.on("request", lambda request: asked.append(request.url))
     page.goto(written.as_uri())
     assert page.evaluate("document.documentElement.scrollWidth") == width  # nothing sticks out
-    assert [url for url in asked if not url.startswith(("file:", "data:"))] == [] and not errors
+    assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
     assert page.evaluate("[...document.images].every(image => image.naturalWidth > 300)")
     light = page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     assert light == (scheme == "light")
@@ -54,4 +37,3 @@ def test_it_is_read_on_any_screen(width, scheme, browser, written):
     assert first.locator("thead").is_visible()  # cells without names would be riddles
     pill = first.locator(".verdict").first
     assert pill.evaluate("pill => getComputedStyle(pill).backgroundColor") != "rgba(0, 0, 0, 0)"
-    page.close()

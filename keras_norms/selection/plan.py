@@ -147,7 +147,8 @@ def make_plan(
             runs = first(count)
             fixed, slope = total(runs, 0), (total(runs, 1000) - total(runs, 0)) / 1000
             fitting = int((usable - fixed) / slope) if slope else 0
-            if fitting >= LEAST_STEPS:
+            # At least half of the time is for training, if fewer seeds make that possible.
+            if fitting >= LEAST_STEPS and (fitting * slope >= fixed or count == 1):
                 return Plan(fitting, runs, count, total(runs, fitting))
         least = total(first(1), LEAST_STEPS) * (1 + SPARE) / 60
         raise ValueError(

@@ -13,8 +13,16 @@ SECONDS = Seconds(
 )
 
 
-def plan(seeds=3, steps=None, left=1000.0, switches=None, ghost=False, done=lambda run: False):
-    return make_plan(NORMS, SIZES, seeds, steps, ghost, SECONDS, left, switches, done)
+def plan(
+    seeds=3,
+    steps=None,
+    left=1000.0,
+    switches=None,
+    ghost=False,
+    seconds=SECONDS,
+    done=lambda run: False,
+):
+    return make_plan(NORMS, SIZES, seeds, steps, ghost, seconds, left, switches, done)
 
 
 def test_a_budget_ends():
@@ -39,6 +47,9 @@ def test_steps_fill_the_time():
 
 def test_seeds_give_way_where_steps_cannot():
     assert plan(left=40).seeds == 1 and plan(left=40).steps >= 16
+    slow = SECONDS._replace(fixed=dict.fromkeys(NORMS, 20.0))
+    seeds = [plan(left=left, seconds=slow).seeds for left in (600, 450)]
+    assert seeds == [3, 2]  # at least half of the time is for training
     assert plan(steps=100, left=250).seeds == 2
     assert plan(steps=100, left=10).seeds == 1  # and it is stopped
     with pytest.raises(ValueError, match="does not suffice.* minutes more"):

@@ -217,7 +217,9 @@ def switches(facts: Facts) -> str:
 def advice(facts: Facts) -> tuple[str, str]:
     """What to do next: a sentence, and the code of it."""
     ranking = rank(facts, facts["batch_sizes"][0])
-    if not ranking.places or not reference_has_learnt(facts):
+    if not ranking.places:
+        return "Compare again, with more minutes.", ""
+    if not reference_has_learnt(facts):
         return f"Compare again, with about {more_steps(facts):,} steps.", ""
     if not ranking.top:
         return f"Compare again, with {FEWEST} seeds or more.", ""

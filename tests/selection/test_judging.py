@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from keras_norms import ComparedNorms
 from keras_norms.selection import judging, words
 from keras_norms.selection.judging import rank
 from keras_norms.selection.report import document
@@ -81,6 +82,13 @@ def test_norms_that_fail_or_do_not_learn():
     assert "in did no better than the best constant prediction" in said
     assert "All runs with gn failed" in said
     assert "the loss was NaN" in document(made, {})
+
+
+def test_where_no_run_is_complete(tmp_path):
+    result = ComparedNorms(facts({32: {"bn": [], "gn": []}, 4: {"bn": [], "gn": []}}, missing=4))
+    result.write(tmp_path)
+    assert "No run is complete" in (tmp_path / "report.html").read_text()
+    assert "No run is complete" in result.answers[words.TASK]
 
 
 def test_a_smaller_metric_may_be_better():

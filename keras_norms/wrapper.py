@@ -148,7 +148,7 @@ class KernelNormalization(layers.Wrapper):
             old = [variable for variable in old if variable is not layer.bias]
             new = [variable for variable in new if variable is not plain.bias]
         for target, source in zip(new, old, strict=True):
-            target.assign(weights.get(id(source), value_of(source)))
+            target.assign(ops.copy(weights.get(id(source), value_of(source))))
         return plain
 
     def compute_mask(self, inputs: Tensor, previous_mask: Any) -> Any:

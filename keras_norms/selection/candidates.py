@@ -100,7 +100,7 @@ class Candidates:
         if model is not new:
             pairs = zip(_state(model), _state(new), strict=True)
             for own, other in pairs:
-                own.assign(other)
+                own.assign(keras.ops.copy(other))
         return model
 
     def make(self, norm: str, size: int, seed: int) -> keras.Model:

@@ -176,7 +176,7 @@ def _wrapped(layer: keras.Layer, norm: Norm, biased: bool) -> keras.Layer:
     new.build(layer.get_build_config()["input_shape"])
     weights = {variable.name: variable for variable in layer.weights}
     # The gains follow: `WeightNormalization` sees that plain weights are put in.
-    plain.set_weights([weights.get(own.name, own) for own in plain.weights])
+    plain.set_weights([keras.ops.copy(weights.get(own.name, own)) for own in plain.weights])
     return new
 
 
@@ -206,7 +206,7 @@ def _transfer(layer: keras.Layer, new: keras.Layer) -> str:
     before, after = _weights(layer), _weights(new)
     for name in (*_WEIGHTS, *_CHOICES * same_kind):
         if name in before and name in after and before[name].shape == after[name].shape:
-            after[name].assign(before[name])
+            after[name].assign(keras.ops.copy(before[name]))
             kept.append(name)
     same = (same_kind or _choose(new, kind)) and new.epsilon == layer.epsilon
     if same and set(kept) >= set(before):

@@ -203,7 +203,7 @@ def _with_weights(layer: Any, kernel: np.ndarray, bias: np.ndarray) -> keras.Lay
     new = type(layer).from_config({**layer.get_config(), **with_bias(layer)})
     new.build_from_config(layer.get_build_config())
     for name in kind_of(layer).kernels:
-        getattr(new, name).assign(getattr(layer, name))
+        getattr(new, name).assign(keras.ops.copy(getattr(layer, name)))
     getattr(new, _kernel_of(layer)[0]).assign(kernel)
     new.bias.assign(np.broadcast_to(bias, new.bias.shape))
     return new

@@ -127,7 +127,7 @@ class _Copies:
     def _assign(self, variables: list[keras.Variable], copies: list[keras.Variable]) -> None:
         for own, made in zip(variables, copies, strict=True):
             if self._keep(own):
-                made.assign(own)
+                made.assign(keras.ops.copy(own))  # JAX frees an array that a training step replaces
 
 
 def _same_input(tensor: Any) -> Any:

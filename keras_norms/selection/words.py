@@ -283,12 +283,11 @@ def _troubles(facts: Facts, ranking: Ranking) -> Iterable[str]:
 
 
 def _lags(facts: Facts, place: Place) -> bool:
-    """Whether a norm is better with statistics that are computed again, by more than its spread."""
+    """Whether a norm is much better with statistics that are computed again."""
     if place.estimate is None or place.recalibrated is None:
         return False
     gain = (place.recalibrated - place.estimate.mean) * (1 if facts["higher"] else -1)
-    spread = place.estimate.spread
-    return gain > (2 * spread if spread is not None else 0.05 * abs(place.estimate.mean))
+    return gain > max(2 * (place.estimate.spread or 0.0), 0.05 * abs(place.estimate.mean))
 
 
 def _enough(facts: Facts, norm: str, large: int, small: int) -> bool:

@@ -90,8 +90,7 @@ def rank(facts: Facts, size: int) -> Ranking:
     """The norms at a batch size, by their mean at the end.
 
     Each norm is compared with the first on the seeds that both have: the differences by seed are
-    tested against 0 (`intervals.estimate`), with Holm's correction for the norms. So with a
-    probability of 90% the best norm, over all seeds that there might be, is not called worse.
+    tested against 0 (`intervals.estimate`), with Holm's correction for the number of norms.
     """
     values = {norm: final(facts, norm, size) for norm in facts["norms"]}
     sign = 1 if facts["higher"] else -1

@@ -145,9 +145,10 @@ def document(facts: Facts, figures: Mapping[str, str]) -> str:
 
 
 _RULE = (
-    "Intervals are those of the mean over seeds. Norms are compared by their differences on the "
-    "same seeds: same data order, same initial weights. With a probability of 90 %, the norm that "
-    "is best is not called worse. Recalibrated: moving statistics computed again."
+    "Intervals are those of the mean over seeds. Each norm is compared with the first by their "
+    "differences on the same seeds: same data order, same initial weights. Worse: by more than "
+    "chance, at 10 %, corrected for the number of norms. Recalibrated: moving statistics computed "
+    "again."
 )
 
 

@@ -460,5 +460,8 @@ def test_what_to_do_without_switches_and_with_broken_files(open_page, tmp_path):
     assert "SwitchLogger(log_dir)" in page.inner_text("#message")
     broken = events.write(tmp_path / "run", events.weights(0) + b"broken in the middle of it all")
     page.wait_for_function("document.getElementById('message').hidden")  # the rest is shown
+    # What is wrong with a file is known once it is read to its end.
+    page.wait_for_function(
+        "document.getElementById('problems').innerText.includes('broken at byte')"
+    )
     assert str(broken) in page.inner_text("#problems")
-    assert "broken at byte" in page.inner_text("#problems")

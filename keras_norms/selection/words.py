@@ -16,6 +16,7 @@ from keras_norms.selection.judging import (
     Facts,
     Place,
     Ranking,
+    better,
     change_with_batch,
     more_steps,
     rank,
@@ -224,6 +225,12 @@ def advice(facts: Facts) -> tuple[str, str]:
     if not ranking.top:
         return f"Compare again, with {FEWEST} seeds or more.", ""
     chosen, seeds = ranking.places[0].norm, len(ranking.places[0].values)
+    ahead = _ahead_if_recalibrated(facts, ranking)
+    if ahead:
+        return (
+            "Compare again, with more steps or a lower momentum, as in `bn(momentum=0.9)`. "
+            f"Recalibrated, {listed(ahead)} would be ahead of {chosen}."
+        ), ""
     if ranking.places[0].verdict == BEST:
         why = f"{chosen} is the best here."
     else:
@@ -288,6 +295,16 @@ def _lags(facts: Facts, place: Place) -> bool:
         return False
     gain = (place.recalibrated - place.estimate.mean) * (1 if facts["higher"] else -1)
     return gain > max(2 * (place.estimate.spread or 0.0), 0.05 * abs(place.estimate.mean))
+
+
+def _ahead_if_recalibrated(facts: Facts, ranking: Ranking) -> list[str]:
+    """The norms that only lagging moving statistics keep behind the first one."""
+    best = _mean(ranking.places[0])
+    return [
+        place.norm
+        for place in ranking.places[1:]
+        if _lags(facts, place) and better(facts, place.recalibrated or math.nan, best)
+    ]
 
 
 def _enough(facts: Facts, norm: str, large: int, small: int) -> bool:

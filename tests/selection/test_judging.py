@@ -125,6 +125,8 @@ def test_moving_statistics_that_lag_are_named():
         if each["norm"] == "bn":
             each["recalibrated"] = {"loss": 0.1, "accuracy": 0.95}
     assert "recalibrate` takes bn to 95.0 %" in words.answers(made)[words.TASK]
+    sentence, code = words.advice(made)
+    assert sentence.endswith("Recalibrated, bn would be ahead of gn.") and not code
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,8 @@ import numpy as np
 
 from keras_norms.figures import stacked_bars
 from keras_norms.optional import require
-from keras_norms.selection.judging import Facts, rank
+from keras_norms.selection import words
+from keras_norms.selection.judging import Facts, rank, runs_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -40,8 +41,8 @@ def curves(facts: Facts) -> Figure:
         for number, norm in enumerate(facts["norms"]):
             runs = [
                 [(point["step"], point[metric]) for point in run["curve"]]
-                for run in facts["runs"]
-                if (run["norm"], run["batch_size"]) == (norm, size) and not run["failed"]
+                for run in runs_of(facts, norm, size)
+                if not run["failed"]
             ]
             if not runs:
                 continue
@@ -65,11 +66,10 @@ def curves(facts: Facts) -> Figure:
         if facts["baseline"]:
             axis.axhline(facts["baseline"]["value"], color="0.5", ls=":", lw=1)
         axis.set_xlabel("steps")
-        axis.set_title(_title(facts, size), fontsize=9)
+        axis.set_title(words.batches(facts, size), fontsize=9)
     axes[0].set_ylabel(f"validation {metric}")
     # A diverging run must not hide the others.
-    low, high = _limits(facts)
-    axes[0].set_ylim(low, high)
+    axes[0].set_ylim(*_limits(facts))
     _legend(figure, axes)
     return figure
 
@@ -92,7 +92,7 @@ def trade(facts: Facts) -> Figure:
         axis.margins(x=0.1)
         axis.set_xlim(left=0)
         axis.set_xlabel("ms of a training step")
-        axis.set_title(_title(facts, size), fontsize=9)
+        axis.set_title(words.batches(facts, size), fontsize=9)
     axes[0].set_ylabel(f"validation {facts['monitor']} at the end")
     _legend(figure, axes)
     return figure
@@ -100,7 +100,7 @@ def trade(facts: Facts) -> Figure:
 
 _ABOUT_TRADE = (
     "The metric at the end against the time of a step. Lines are 90 % intervals of the mean: "
-    + "what is above and left is better."
+    "what is above and left is better."
 )
 _ABOUT_SWITCHES = (
     "What Switchable Norm chose in each layer, from first to last. All shares start equal."
@@ -120,11 +120,6 @@ def _switches(facts: Facts) -> Figure:
     return stacked_bars(Preferences({facts["steps"]: facts["switches"]}, facts["model"]))
 
 
-def _title(facts: Facts, size: int) -> str:
-    ghost = facts["ghost"] and size != facts["batch_sizes"][0]
-    return f"{'ghost batches' if ghost else 'batches'} of {size}"
-
-
 def _limits(facts: Facts) -> tuple[float | None, float | None]:
     """Limits of the metric that leave out how bad untrained and diverging nets are."""
     metric = facts["monitor"]
@@ -135,9 +130,8 @@ def _limits(facts: Facts) -> tuple[float | None, float | None]:
         known.append(facts["baseline"]["value"])
     if not known:
         return None, None
-    low, high = np.percentile(known, [0, 100])
-    room = 0.08 * (high - low or 1)
-    return float(low - room), float(high + room)
+    room = 0.08 * (max(known) - min(known) or 1)
+    return min(known) - room, max(known) + room
 
 
 def _legend(figure: Figure, axes: Any) -> None:

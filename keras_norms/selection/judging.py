@@ -63,7 +63,7 @@ def final(facts: Facts, norm: str, size: int) -> dict[int, float]:
     """`{seed: the metric at the end}` of the runs that are complete."""
     return {
         run["seed"]: run["curve"][-1][facts["monitor"]]
-        for run in _runs(facts, norm, size)
+        for run in runs_of(facts, norm, size)
         if not run["failed"] and run["curve"][-1][facts["monitor"]] is not None
     }
 
@@ -125,7 +125,7 @@ def rank(facts: Facts, size: int) -> Ranking:
     for norm in order:
         again = [
             run["recalibrated"][facts["monitor"]]
-            for run in _runs(facts, norm, size)
+            for run in runs_of(facts, norm, size)
             if not run["failed"] and run["recalibrated"]
         ]
         places.append(
@@ -138,7 +138,7 @@ def rank(facts: Facts, size: int) -> Ranking:
                 verdict(norm),
             )
         )
-    failed = [norm for norm in facts["norms"] if not values[norm] and _runs(facts, norm, size)]
+    failed = [norm for norm in facts["norms"] if not values[norm] and runs_of(facts, norm, size)]
     places += [Place(norm, {}, None, None, None, FAILED) for norm in failed]
     return Ranking(size, places)
 
@@ -154,7 +154,7 @@ def more_steps(facts: Facts) -> int:
     """How many steps the reference needs, as its loss falls now; 2 to 10 times those it had."""
     norm, size = facts["norms"][0], facts["batch_sizes"][0]
     factors = []
-    for run in _runs(facts, norm, size):
+    for run in runs_of(facts, norm, size):
         losses = [point["loss"] for point in run["curve"] if point["loss"] is not None]
         if run["failed"] or len(losses) < 3:
             continue
@@ -172,5 +172,6 @@ def _difference(one: Mapping[int, float], other: Mapping[int, float], sign: int)
     return estimate(differences) if differences else None
 
 
-def _runs(facts: Facts, norm: str, size: int) -> list[Mapping[str, Any]]:
+def runs_of(facts: Facts, norm: str, size: int) -> list[Mapping[str, Any]]:
+    """The runs of a norm at a batch size."""
     return [run for run in facts["runs"] if (run["norm"], run["batch_size"]) == (norm, size)]

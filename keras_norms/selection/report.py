@@ -21,6 +21,7 @@ from keras_norms.selection.judging import (
     Place,
     rank,
     reference_has_learnt,
+    runs_of,
 )
 
 TITLE = "Which norm for this model?"
@@ -98,8 +99,7 @@ def cost_rows(facts: Facts) -> list[list[str]]:
 
 def titled(facts: Facts, size: int) -> str:
     """The title of a ranking."""
-    ghost = facts["ghost"] and size != facts["batch_sizes"][0]
-    return f"{facts['monitor']} with {'ghost batches' if ghost else 'batches'} of {size}"
+    return f"{facts['monitor']} with {words.batches(facts, size)}"
 
 
 def document(facts: Facts, figures: Mapping[str, str]) -> str:
@@ -223,12 +223,11 @@ def curve_rows(facts: Facts) -> list[dict[str, Any]]:
 def means_by_step(facts: Facts, norm: str, size: int) -> dict[int, dict[str, float]]:
     """`{step: {metric: mean over seeds}}` of a norm at a batch size."""
     found: dict[int, dict[str, list[float]]] = {}
-    for run in facts["runs"]:
-        if (run["norm"], run["batch_size"]) == (norm, size) and not run["failed"]:
-            for point in run["curve"]:
-                for name, value in point.items():
-                    if name != "step" and value is not None:
-                        found.setdefault(point["step"], {}).setdefault(name, []).append(value)
+    for run in runs_of(facts, norm, size):
+        for point in run["curve"]:  # empty if the run failed
+            for name, value in point.items():
+                if name != "step" and value is not None:
+                    found.setdefault(point["step"], {}).setdefault(name, []).append(value)
     return {
         step: {name: statistics.fmean(values) for name, values in metrics.items()}
         for step, metrics in found.items()

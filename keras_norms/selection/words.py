@@ -31,9 +31,15 @@ REPLICAS = "How do they behave on several replicas?"
 ROUNDING = 1e-3
 
 
+def batches(facts: Facts, size: int) -> str:
+    """Batches of a size, and of which kind they are."""
+    ghost = facts["ghost"] and size != facts["batch_sizes"][0]
+    return f"{'ghost batches' if ghost else 'batches'} of {size}"
+
+
 def form(facts: Facts, value: float) -> str:
     """A value of the metric."""
-    return f"{value:.1%}".replace("%", " %") if _is_share(facts) else f"{value:.4g}"
+    return _percent(value) if _is_share(facts) else f"{value:.4g}"
 
 
 def interval(facts: Facts, found: Estimate) -> str:
@@ -179,7 +185,7 @@ def replicas(facts: Facts) -> str:
         return "This was not measured: `replicas=2` measures it."
     exact = [norm for norm, value in found.items() if value is not None and value < ROUNDING]
     other = [
-        f"{norm} by {value:.1%}".replace("%", " %")
+        f"{norm} by {_percent(value)}"
         for norm, value in found.items()
         if value is not None and value >= ROUNDING
     ]
@@ -249,6 +255,10 @@ def advice(facts: Facts) -> tuple[str, str]:
 
 def _fastest(facts: Facts, places: Iterable[Place]) -> str:
     return min(places, key=lambda place: facts["costs"][place.norm]["step"]["ms"]).norm
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f} %"
 
 
 def _is_share(facts: Facts) -> bool:

@@ -1,6 +1,7 @@
 """What a training step of a whole model costs, on one device and on two replicas."""
 
 import functools
+import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -22,21 +23,39 @@ NORMS = ("none", "bn", "ln", "gn", "in", "bin", "sn")
 SEQUENCE_NORMS = ("none", "ln", "rms", "bn", "gn", "sn")
 
 
-def _resnet(norm: Any) -> keras.Model:
-    return zoo.resnet(20, 10, norm=norm, input_shape=IMAGE)
+def resnet(norm: Any, depth: int = 20) -> keras.Model:
+    """A ResNet of images."""
+    return zoo.resnet(depth, 10, norm=norm, input_shape=IMAGE)
 
 
-def _lstm(norm: str) -> keras.Model:
-    return zoo.lstm(10, norm=norm, input_shape=ROWS)
+def lstm(norm: Any, input_shape: tuple[int, int] = ROWS) -> keras.Model:
+    """An LSTM that classifies sequences."""
+    return zoo.lstm(10, norm=norm, input_shape=input_shape)
 
 
-def _transformer(norm: str) -> keras.Model:
-    return zoo.transformer(10, norm=norm, input_shape=ROWS)
+def transformer(norm: Any, input_shape: tuple[int, int] = ROWS) -> keras.Model:
+    """A Transformer that classifies sequences."""
+    return zoo.transformer(10, norm=norm, input_shape=input_shape)
 
 
-def _batch(shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+def _arrays(shape: tuple[int, ...], batch: int) -> tuple[np.ndarray, np.ndarray]:
+    """A batch of noise, and labels."""
     rng = np.random.default_rng(0)
-    return rng.standard_normal((BATCH, *shape), "float32"), rng.integers(10, size=BATCH)
+    return rng.standard_normal((batch, *shape), "float32"), rng.integers(10, size=batch)
+
+
+def tensors(shape: tuple[int, ...], batch: int = BATCH) -> tuple[tf.Tensor, ...]:
+    """A batch of noise, and labels."""
+    return tuple(map(tf.constant, _arrays(shape, batch)))
+
+
+def split_batch(
+    strategy: tf.distribute.Strategy, replicas: int, batch: int = BATCH
+) -> tuple[Any, ...]:
+    """A batch of images, and labels, a part for each replica."""
+    return tuple(
+        distribution.split(strategy, np.split(array, replicas)) for array in _arrays(IMAGE, batch)
+    )
 
 
 def _time_models(
@@ -47,12 +66,11 @@ def _time_models(
     rounds: int,
 ) -> tuple[timing.Column, timing.Column]:
     """Times a training step of models: see `timing.time_steps`."""
-    batch = tuple(map(tf.constant, _batch(shape)))
     steps = {
         name: measuring.training_step(model, keras.optimizers.SGD(0.01))
         for name, model in models.items()
     }
-    return timing.time_steps(title, steps, batch, base, rounds)
+    return timing.time_steps(title, steps, tensors(shape), base, rounds)
 
 
 def _not_fused(model: keras.Model) -> keras.Model:
@@ -62,20 +80,42 @@ def _not_fused(model: keras.Model) -> keras.Model:
     return model
 
 
+def _images() -> dict[str, keras.Model]:
+    """ResNet-20 with norms of Keras, and with each of ours."""
+    return {
+        "keras BN": resnet(keras.layers.BatchNormalization),
+        "keras GN (8 groups)": resnet(lambda **kwargs: keras.layers.GroupNormalization(8)),
+        "keras GN (-1)": resnet(lambda **kwargs: keras.layers.GroupNormalization(-1)),
+        **{norm: resnet(norm) for norm in NORMS},
+    }
+
+
+def _fused_or_not() -> dict[str, keras.Model]:
+    """ResNet-20 with Keras's batch norm, and with norms of ours with and without programs."""
+    norms = ("bn", "gn", "sn")
+    return {
+        "keras BN": resnet(keras.layers.BatchNormalization),
+        **{norm: resnet(norm) for norm in norms},
+        **{f"{norm}, not fused": _not_fused(resnet(norm)) for norm in norms},
+    }
+
+
 def convolutional(rounds: int) -> Iterator[timing.Column]:
     """A training step of the ResNet-20 on 64 images, without XLA."""
-    models = {
-        "keras BN": _resnet(keras.layers.BatchNormalization),
-        "keras GN (8 groups)": _resnet(lambda **kwargs: keras.layers.GroupNormalization(8)),
-        **{norm: _resnet(norm) for norm in NORMS},
-        **{f"{norm}, not fused": _not_fused(_resnet(norm)) for norm in ("bn", "gn", "sn")},
-    }
+    models = _images() | _fused_or_not()
     yield from _time_models(f"ResNet-20, {(BATCH, *IMAGE)}", models, IMAGE, "keras BN", rounds)
+
+
+def predictions(rounds: int) -> Iterator[timing.Column]:
+    """Inference of the ResNet-20 on 64 images, without XLA."""
+    steps = {name: _inference(model) for name, model in _images().items()}
+    x, _ = tensors(IMAGE)
+    yield from timing.time_steps(f"ResNet-20, {(BATCH, *IMAGE)}", steps, (x,), "keras BN", rounds)
 
 
 def sequential(rounds: int) -> Iterator[timing.Column]:
     """A training step of the LSTM and the Transformer on 64 images row by row, without XLA."""
-    for title, build in (("LSTM", _lstm), ("Transformer", _transformer)):
+    for title, build in (("LSTM", lstm), ("Transformer", transformer)):
         models = {norm: build(norm) for norm in SEQUENCE_NORMS}
         yield from _time_models(f"{title}, {(BATCH, *ROWS)}", models, ROWS, "none", rounds)
 
@@ -86,10 +126,29 @@ def replicated(rounds: int) -> Iterator[timing.Column]:
     norms = ("none", "bn", "bn(synchronized=True)", "gn", "sn", "sn(synchronized=True)")
     for replicas in (1, 2):
         strategy = distribution.strategy(replicas)
-        steps = {norm: _replicated_step(strategy, replicas, norm) for norm in norms}
+        steps = {norm: replicated_step(strategy, norm) for norm in norms}
         title = f"{replicas} {'replica' if replicas == 1 else 'replicas'}"
-        column, _ = timing.time_steps(title, steps, (), "none", rounds)
+        batch = split_batch(strategy, replicas)
+        column, _ = timing.time_steps(title, steps, batch, "none", rounds)
         yield column
+
+
+def sizes(_: int) -> Iterator[timing.Column]:
+    """Twenty training steps of the ResNet-20, each on a batch of another size, from 35 to 54."""
+    signature = [tf.TensorSpec((None, *IMAGE)), tf.TensorSpec((None,), tf.int64)]
+    seconds = {}
+    for name, model in _fused_or_not().items():
+        train = measuring.training_step(model, keras.optimizers.SGD(0.01))
+        step = tf.function(train.python_function, input_signature=signature)
+        for size in (33, 34):  # a step traces for any size; the second is that of an epoch's end
+            step(*tensors(IMAGE, size))
+        start = time.perf_counter()
+        for size in range(35, 55):
+            step(*tensors(IMAGE, size)).numpy()
+        seconds[name] = time.perf_counter() - start
+    base = seconds["keras BN"]
+    ratios = {name: (own / base,) * 3 for name, own in seconds.items()}
+    yield timing.Column("20 sizes", "keras BN", 1e3 * base, ratios)
 
 
 def folded(rounds: int) -> Iterator[timing.Column]:
@@ -97,9 +156,9 @@ def folded(rounds: int) -> Iterator[timing.Column]:
     resnet50 = keras.applications.ResNet50(weights=None)
     mobilenet = keras.applications.MobileNetV2(weights=None)
     for title, model, batch in (
-        ("ResNet-20", _resnet("bn"), 1),
-        ("ResNet-20", _resnet("bn"), 64),
-        ("ResNet-20, weight norm", _resnet("wn_mobn"), 1),
+        ("ResNet-20", resnet("bn"), 1),
+        ("ResNet-20", resnet("bn"), 64),
+        ("ResNet-20, weight norm", resnet("wn_mobn"), 1),
         ("Keras's ResNet50", resnet50, 1),
         ("Keras's MobileNetV2", mobilenet, 1),
     ):
@@ -116,15 +175,15 @@ def _inference(model: keras.Model) -> Callable:
     return tf.function(lambda x: model(x, training=False))
 
 
-def _replicated_step(strategy: tf.distribute.Strategy, replicas: int, norm: str) -> Callable:
+def replicated_step(strategy: tf.distribute.Strategy, norm: Any) -> Callable:
+    """A compiled function of a batch that is split among replicas, which trains a ResNet-20."""
     with strategy.scope():
-        model, optimizer = _resnet(norm), keras.optimizers.SGD(0.01)
+        model, optimizer = resnet(norm), keras.optimizers.SGD(0.01)
         optimizer.build(model.trainable_variables)
-    parts = [distribution.split(strategy, np.split(array, replicas)) for array in _batch(IMAGE)]
 
     @tf.function
-    def step() -> tuple[tf.Tensor, ...]:
+    def step(x: Any, y: Any) -> tuple[tf.Tensor, ...]:
         train = functools.partial(measuring.train_on, model, optimizer)
-        return strategy.experimental_local_results(strategy.run(train, args=parts))
+        return strategy.experimental_local_results(strategy.run(train, args=(x, y)))
 
     return step

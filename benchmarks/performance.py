@@ -21,6 +21,7 @@ from typing import Any
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
 
+import growth
 import layers
 import models
 import recurrent
@@ -36,9 +37,16 @@ TABLES = {
     "sequences": (layers.sequences, 20),
     "recurrent": (recurrent.training, 10),
     "models": (models.convolutional, 30),
+    "predictions": (models.predictions, 20),
+    "sizes": (models.sizes, 1),
     "sequence-models": (models.sequential, 20),
     "replicas": (models.replicated, 15),
     "folded": (models.folded, 20),
+    "growth-batch": (growth.batch, 8),
+    "growth-depth": (growth.depth, 8),
+    "growth-replicas": (growth.replicas, 8),
+    "growth-tokens": (growth.tokens, 8),
+    "growth-steps": (growth.steps, 8),
 }
 Known = dict[str, dict[str, Any]]  # {table: its provenance and columns}, as in performance.json
 OURS = ("BN", "mean-only BN", "IN", "LN (GN, 1 group)", "GN (32 groups)", "SN", "BIN")
@@ -167,9 +175,20 @@ def main(options: Options) -> None:
         none = f"No ratio changed by more than {CHANGE:.0%} and beyond its quartiles."
         print("\n".join(changes or [none]))
         return
-    reached = f"### Aims\n\n{aims(known)}"
-    sections = (section(known, name) for name in TABLES if name in known)
-    timing.write_figures(options.output, reached, *sections)
+    sections = [f"### Aims\n\n{aims(known)}"]
+    sections += [section(known, name) for name in TABLES if name in known]
+    timing.write_figures(options.output, *sections, *growth_figure(known, options.output))
+
+
+def growth_figure(known: Known, output: Path) -> list[str]:
+    """Draws how costs grow, beside the Markdown file, and returns what that file says of it."""
+    columns = {name: columns_of(known, f"growth-{name}") for name in growth.GROWTHS}
+    measured = {name: found for name, found in columns.items() if found}
+    if not measured:
+        return []
+    path = output.with_name("growth.png")
+    growth.figure(measured).savefig(path, dpi=150)
+    return [f"### How costs grow\n\n![Lines that rise grow faster than Keras's norm]({path.name})"]
 
 
 def section(known: Known, name: str) -> str:

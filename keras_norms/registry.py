@@ -34,6 +34,9 @@ class _Named(NamedTuple):
     fixed: dict[str, Any] = {}
 
 
+# Norms of Keras that see each token by itself.
+_OF_TOKENS = (keras.layers.LayerNormalization, keras.layers.RMSNormalization)
+
 # All norms have the same momentum and epsilon, so that a comparison compares the norms alone.
 _MOMENTUM, _EPSILON = {"momentum": 0.9}, {"epsilon": 1e-5}
 _WITHOUT_MEAN = {"mean_only_batch_norm": False, "synchronized": False, "ghost_batch_size": None}
@@ -138,7 +141,7 @@ class Norm:
         config.update({key: value for key, value in arguments.items() if key in config})
         if "batch_axis" in config:
             config["batch_axis"] = batch_axis
-        elif batch_axis != 0 and not issubclass(cls, keras.layers.RMSNormalization):
+        elif batch_axis != 0 and not (issubclass(cls, _OF_TOKENS) and config["axis"] in (-1, [-1])):
             raise ValueError(
                 f"{cls.__name__} has no `batch_axis`, so it cannot use batch_axis={batch_axis}. "
                 f"Use a norm of keras_norms: {', '.join(NAMES)}. Received: {self.spec!r}"

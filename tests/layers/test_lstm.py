@@ -603,10 +603,16 @@ def test_a_cell_has_no_batch_statistics(spec):
         NormalizedLSTMCell(UNITS, norm=spec)
 
 
-@pytest.mark.parametrize("cls", [layers.BatchNormalization, layers.LayerNormalization])
-def test_norms_of_keras_without_batch_axis(cls):
-    with pytest.raises(ValueError, match=f"{cls.__name__} has no `batch_axis`.*Use a norm of"):
-        NormalizedLSTM(UNITS, norm=cls)
+def test_norms_of_keras():
+    for cls in (layers.BatchNormalization, lambda: layers.LayerNormalization(axis=(1, 2))):
+        with pytest.raises(ValueError, match="has no `batch_axis`.*Use a norm of"):
+            NormalizedLSTM(UNITS, norm=cls)
+    x = np.random.default_rng(0).normal(size=(2, 5, 3)).astype("float32")
+    found = []
+    for norm in ("ln", lambda: layers.LayerNormalization(epsilon=1e-5)):
+        keras.utils.set_random_seed(0)
+        found.append(to_numpy(NormalizedLSTM(UNITS, norm=norm)(x)))
+    np.testing.assert_allclose(*found, atol=1e-6)
 
 
 @pytest.mark.parametrize("most", [0, -1, None, 1.5, "10"])

@@ -283,6 +283,11 @@ def test_ln_is_keras_layer_normalization(placement):
     twin.beta.assign(norm.beta)
     inputs, outputs = keras.Model(model.input, [norm.input[0], norm.output])(FULL)
     np.testing.assert_allclose(outputs, twin(inputs), rtol=1e-5, atol=1e-5)
+    of_keras = build_random(
+        lambda: keras.layers.LayerNormalization(epsilon=1e-5), causal=True, placement=placement
+    )
+    of_keras.set_weights(model.get_weights())
+    np.testing.assert_allclose(of_keras(FULL), model(FULL), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("spec", ["wn", "wn_mobn"])

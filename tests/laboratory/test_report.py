@@ -209,6 +209,9 @@ def test_cases_of_a_claim_stand_together(tmp_path, written):
     table = text[text.index("| claim | case | effect |") :].splitlines()[2:6]
     assert [line.split(" | ")[0].strip("| ") for line in table] == ["(a) Statement a", "", "", ""]
     assert [line.split(" | ")[1] for line in table] == [case for case, _ in cases]
+    counts = "| (a) Statement a | 2 | 1 |  | 1 | [preferences (evidence)](#preferences-evidence) |"
+    assert text.count(counts) == 3  # beside two of the questions, and among all claims
+    assert text.startswith("# Which") and "These are 1 published claims in 4 cases" in text
     assert "Learnt means that each net sees: least 40%. Claims about these nets are not" in text
 
 

@@ -18,6 +18,8 @@ from zoo.laboratory.study import Rows, gap
 
 Results = Mapping[str, Result]
 
+# The studies of what switches choose.
+CHOICES = ("blocks", "preferences")
 # What measures and factors are called in sentences.
 WORDS = {
     "error": "test error",
@@ -86,15 +88,19 @@ def task(known: Results) -> list[str]:
         lines = [[link, *map(escaped, cells)] for link, *cells in best]
         tables.append(f"**The best norm by task**\n\n{markdown_table(header, lines)}")
     said += speed(known["sequence"])
-    rows = known["preferences"].rows
-    for model in rows.values("model"):
-        own = rows.where(model=model).where(batch=max)
-        shares = {kind: own.mean(f"both_net_{kind}") for kind in LABELS}
-        named = [f"{LABELS[kind]} {mean:.2f}" for kind, mean in shares.items() if mean is not None]
-        if named:
-            samples = own[0]["batch"]
-            said.append(f"With {samples} samples, the switches of {model} choose {listed(named)}.")
+    for rows in (known[study].rows for study in CHOICES):
+        for model in rows.values("model"):
+            said += choice(rows.where(model=model).where(batch=max), model)
     return answers(said) + tables
+
+
+def choice(rows: Rows, model: str) -> list[str]:
+    """A sentence in a list: the mean shares of the statistics in nets of one kind."""
+    shares = {kind: rows.mean(f"both_net_{kind}") for kind in LABELS}
+    named = [f"{LABELS[kind]} {mean:.2f}" for kind, mean in shares.items() if mean is not None]
+    if not named:
+        return []
+    return [f"With {rows[0]['batch']} samples, the switches of {model} choose {listed(named)}."]
 
 
 def batch_size(known: Results) -> list[str]:
@@ -103,8 +109,9 @@ def batch_size(known: Results) -> list[str]:
     said = [
         *change(known["batch_size"], "error", *ends, "norm"),
         *change(known["batch_size"], "recalibrated_error", *ends, "norm"),
-        *change(known["preferences"], "both_net_batch", *ends, "model"),
     ]
+    for study in CHOICES:
+        said += change(known[study], "both_net_batch", *ends, "model")
     return answers(said)
 
 
@@ -150,12 +157,12 @@ QUESTIONS: tuple[tuple[str, tuple[str, ...], Callable[[Results], list[str]]], ..
     ),
     (
         "Which one should you use for your task?",
-        ("sequence", "style", "preferences", "weight_norm"),
+        ("sequence", "style", *CHOICES, "weight_norm"),
         task,
     ),
     (
         "What happens when you change the batch size?",
-        ("batch_size", "preferences"),
+        ("batch_size", *CHOICES),
         batch_size,
     ),
     (

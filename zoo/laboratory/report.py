@@ -2,9 +2,8 @@
 
 import collections
 import datetime
-import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from keras_norms.intervals import ERROR
@@ -12,15 +11,13 @@ from keras_norms.output import markdown_table
 from keras_norms.prose import answers, escaped, listed
 from zoo.laboratory.archive import NOTHING, Result
 from zoo.laboratory.judge import FAILS, HOLDS, NOT_TESTED, UNDECIDED
-from zoo.laboratory.questions import QUESTIONS
-from zoo.laboratory.results import RULE, Facts, claim_name, conditions, effect_text
+from zoo.laboratory.questions import CHOICES, QUESTIONS
+from zoo.laboratory.results import RULE, Facts, conditions, effect_text
 from zoo.laboratory.studies import studies
 from zoo.laboratory.study import SCALES
 
 TITLE, RUN = "Which normalization layer?", "python scripts/study.py"
 SYMBOLS = {HOLDS: "✔", FAILS: "✘", UNDECIDED: "?", NOT_TESTED: "–"}
-# The studies that the report opens with.
-OPENING = ("blocks", "preferences")
 
 
 def mark(verdict: str) -> str:
@@ -38,24 +35,22 @@ def document(found: Sequence[Result], folder: Path) -> str:
     # Of several scales that count, the largest comes last.
     known = {result.facts["study"]: result for result in found if result.counts}
     missing = _missing(set(known))
-    claims = [
-        [mark(claim["verdict"]), escaped(claim_name(claim)), result.link]
-        for result in known.values()
-        for claim in result.facts["claims"]
-    ]
+    count: collections.Counter[str] = collections.Counter()
+    for result in known.values():
+        count.update(claim["verdict"] for claim in result.facts["claims"])
+    claims = sum(len(_by_statement(result.facts)) for result in known.values())
     parts = [
-        *_opening([known[name] for name in OPENING if name in known], folder),
+        *_opening([known[name] for name in CHOICES if name in known], folder),
         *_answered_questions(known, missing, folder),
-        *([("claims", "All claims", [markdown_table(_CLAIMS, claims)])] if claims else []),
+        *([("claims", "All claims", _verdicts(known.values()))] if claims else []),
         *((result.anchor, escaped(result.name), _study(result, folder)) for result in found),
         *([("missing", "Not tested", list(missing.values()))] if missing else []),
     ]
-    count = collections.Counter(line[0] for line in claims)
     blocks = [
         f"# {TITLE}",
-        f"These are {len(claims)} published claims, judged by {len(known)} of the studies. "
-        f"{', '.join(f'{mark(v)}: {count[mark(v)]}' for v in SYMBOLS)}. {RULE} ± is the standard "
-        "deviation over seeds. All sentences are composed from the results.",
+        f"These are {claims} published claims in {count.total()} cases, judged by {len(known)} of "
+        f"the studies. {', '.join(f'{mark(v)}: {count[v]}' for v in SYMBOLS)}. {RULE} ± is the "
+        "standard deviation over seeds. All sentences are composed from the results.",
         "\n".join(f"- [{title}](#{anchor})" for anchor, title, _ in parts),
     ]
     for anchor, title, content in parts:
@@ -63,11 +58,8 @@ def document(found: Sequence[Result], folder: Path) -> str:
     return "\n\n".join(blocks) + "\n"
 
 
-_CLAIMS = ("verdict", "claim", "study")
-
-
 def _opening(found: Sequence[Result], folder: Path) -> list[tuple[str, str, list[str]]]:
-    """What layers choose: the figures, and a sentence for each claim."""
+    """What switches choose: the figures, and a sentence for each claim."""
     return [
         (
             f"opening-{result.anchor}",
@@ -160,24 +152,30 @@ def _answered_questions(
 
 def _evidence(found: Sequence[Result], folder: Path) -> list[str]:
     """What a question shows of its studies: the verdicts, the first figure and table of each."""
-    lines = []
-    for result, verdict in itertools.product(found, SYMBOLS):
-        named = [claim_name(c) for c in result.facts["claims"] if c["verdict"] == verdict]
-        if named:
-            statements = "<br>".join(f"• {escaped(statement)}" for statement in named)
-            lines.append([mark(verdict), statements, result.link])
-    claims = [markdown_table(_CLAIMS, lines)] if lines else []
     shown = [
         part
         for result in found
         # The figures of the opening have been seen.
         for part in (
-            *result.figures(folder)[: result.facts["study"] not in OPENING],
+            *result.figures(folder)[: result.facts["study"] not in CHOICES],
             *result.tables[:1],
         )
     ]
     strength = [_strength(result) for result in found]
-    return [*strength, *(w for result in found for w in _warnings(result)), *claims, *shown]
+    warnings = [warning for result in found for warning in _warnings(result)]
+    return [*strength, *warnings, *_verdicts(found), *shown]
+
+
+def _verdicts(found: Iterable[Result]) -> list[str]:
+    """A table of the claims of studies, in a list: how many cases of each have which verdict."""
+    lines = []
+    for result in found:
+        for claims in _by_statement(result.facts):
+            counts = collections.Counter(claim["verdict"] for claim in claims)
+            cells = [str(counts[verdict] or "") for verdict in SYMBOLS]
+            name = escaped(f"({claims[0]['name']}) {claims[0]['statement']}")
+            lines.append([name, *cells, result.link])
+    return [markdown_table(["claim", *map(mark, SYMBOLS), "cases in"], lines)] if lines else []
 
 
 def _warnings(result: Result) -> list[str]:

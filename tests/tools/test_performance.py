@@ -4,6 +4,7 @@ import importlib
 import json
 import re
 
+import numpy as np
 import pytest
 import tyro
 
@@ -49,6 +50,27 @@ def test_figures_are_written_and_compared(performance, tmp_path, monkeypatch, ca
     for row, word in (("SN", "faster"), ("keras BN", "slower"), ("BN", "new")):
         assert any(f", {row}: {word}, " in line for line in said)
     assert output.read_text() == text  # a comparison writes nothing
+
+
+def test_how_costs_grow_is_drawn(performance, tmp_path):
+    growth = performance.growth
+    assert {f"growth-{name}" for name in growth.GROWTHS} == {
+        name for name in performance.TABLES if name.startswith("growth-")
+    }
+    kind = growth.GROWTHS["depth"]
+    base, *others = kind.rows
+    columns = [
+        (f"{size} {kind.unit}{ending}", base, 1.0, {base: (1, 1, 1), others[-1]: (size, 1, 1)})
+        for ending in ("", ", memory")
+        for size in kind.sizes
+    ]
+    known = {"growth-depth": {"columns": columns}}
+    said = performance.growth_figure(known, tmp_path / "P.md")
+    assert "(growth.png)" in said[0] and (tmp_path / "growth.png").stat().st_size > 10_000
+    figure = growth.figure({"depth": performance.columns_of(known, "growth-depth")})
+    lines = {line.get_label(): line for line in figure.axes[0].get_lines()}
+    np.testing.assert_array_equal(lines[others[-1]].get_xydata(), [(n, n) for n in kind.sizes])
+    assert performance.growth_figure({}, tmp_path / "P.md") == []
 
 
 @pytest.mark.slow

@@ -28,8 +28,8 @@ class Options:
     curves.csv, and events for TensorBoard. Complete runs are kept, for --resume.
 
         python scripts/compare.py model.keras --data my_data.py:make_datasets --minutes 30
-        python scripts/compare.py my_model.py:build --data my_model.py:make_datasets --norms bn gn
-        python scripts/compare.py model.keras --data my_data.py:make_datasets --resume
+        python scripts/compare.py my_model.py:build --data my_model.py:make_datasets --steps 500
+        python scripts/compare.py model.keras --data my_data.py:make_datasets --minutes 9 --resume
     """
 
     model: tyro.conf.Positional[str]

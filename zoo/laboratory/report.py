@@ -46,11 +46,13 @@ def document(found: Sequence[Result], folder: Path) -> str:
         *((result.anchor, escaped(result.name), _study(result, folder)) for result in found),
         *([("missing", "Not tested", list(missing.values()))] if missing else []),
     ]
+    verdicts = ", ".join(f"{mark(verdict)}: {count[verdict]}" for verdict in SYMBOLS)
     blocks = [
         f"# {TITLE}",
         f"These are {claims} published claims in {count.total()} cases, judged by {len(known)} of "
-        f"the studies. {', '.join(f'{mark(v)}: {count[v]}' for v in SYMBOLS)}. {RULE} ± is the "
-        "standard deviation over seeds. All sentences are composed from the results.",
+        f"{len(known) + len(missing)} studies; what the others ask is not tested. {verdicts}. "
+        f"{RULE} ± is the standard deviation over seeds. All sentences are composed from the "
+        "results.",
         "\n".join(f"- [{title}](#{anchor})" for anchor, title, _ in parts),
     ]
     for anchor, title, content in parts:

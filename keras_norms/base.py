@@ -18,7 +18,15 @@ from keras_norms.arguments import (
     number,
     serialize,
 )
-from keras_norms.moments import Axes, Moments, Shape, Tensor, affine, instance_moments
+from keras_norms.moments import (
+    Axes,
+    Moments,
+    Shape,
+    Tensor,
+    affine,
+    finite_padding,
+    instance_moments,
+)
 
 register = keras.saving.register_keras_serializable("keras_norms")
 
@@ -213,6 +221,7 @@ class Normalization(keras.layers.Layer):
             return fused.normalize(self, inputs, weights)
         dtype = keras.backend.result_type(inputs.dtype, self.compute_dtype, "float32")
         x, mask = ops.cast(inputs, dtype), self._align_mask(mask, inputs)
+        x = finite_padding(x, mask)
         pivot, instance = 0.0, None
         if needs_moments:
             x, pivot, instance = instance_moments(x, self.moment_axes, mask)

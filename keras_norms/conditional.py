@@ -10,7 +10,7 @@ from keras_norms import ragged
 from keras_norms.arguments import Constraint, Initializer, Regularizer, initializer
 from keras_norms.base import register
 from keras_norms.instance import InstanceNormalization
-from keras_norms.moments import Shape, Tensor, instance_moments
+from keras_norms.moments import Shape, Tensor, finite_padding, instance_moments
 
 
 class ConditionedInstanceNormalization(InstanceNormalization):
@@ -118,9 +118,9 @@ class AdaptiveInstanceNormalization(ConditionedInstanceNormalization):
         if ragged.is_ragged(condition):
             condition, mask = ragged.pad(condition)
         style = ops.cast(condition, self._statistics_dtype(condition))
-        _, _, (mean, variance, _) = instance_moments(
-            style, self.axes, self._align_mask(mask, style)
-        )
+        mask = self._align_mask(mask, style)
+        _, _, moments = instance_moments(finite_padding(style, mask), self.axes, mask)
+        mean, variance, _ = moments
         return {"gamma": ops.sqrt(variance + self.epsilon), "beta": mean}
 
 
@@ -218,6 +218,8 @@ class ConditionalInstanceNormalization(ConditionedInstanceNormalization):
         return keras.layers.InputSpec(ndim=rank, axes={-1: shape[-1]})
 
     def modulation(self, condition: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
+        if ragged.is_ragged(condition):
+            condition, _ = ragged.pad(condition)
         condition = ops.cast(condition, self._statistics_dtype(condition))
 
         def project(shared: Any, kernel: Any) -> Tensor:

@@ -11,6 +11,7 @@ is kept, and three numbers for each channel of each sample.
 """
 
 import functools
+import json
 import math
 import threading
 from collections.abc import Callable, Mapping
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import keras
 from keras import ops
 
-from keras_norms.moments import Moments, Tensor, constant, elements, replica_context
+from keras_norms.moments import Moments, Tensor, constant, elements, finite, replica_context
 
 if TYPE_CHECKING:
     from keras_norms.base import Normalization
@@ -68,13 +69,13 @@ def normalize(
     import tensorflow as tf
 
     settings = {
-        name: tuple(value) if isinstance(value, (tuple, list)) else value
+        name: value
         for name, value in layer.arguments().items()
         if not name.endswith(("_initializer", "_regularizer", "_constraint"))
     }
     run = _programs.program(
         type(layer),
-        tuple(settings.items()),
+        json.dumps(settings),
         layer.compute_dtype,
         tuple(inputs.shape[1:]),
         inputs.dtype,
@@ -85,7 +86,7 @@ def normalize(
 
 def _make_program(
     cls: type["Normalization"],
-    settings: tuple[tuple[str, Any], ...],
+    settings: str,
     compute_dtype: str,
     sizes: tuple[int, ...],
     input_dtype: Any,
@@ -98,7 +99,7 @@ def _make_program(
     import tensorflow as tf
 
     # Holds the settings; it is never built and has no weights.
-    layer = cls(**dict(settings), name="fused")
+    layer = cls(**json.loads(settings), name="fused")
     layer.set_input_shape((None, *sizes))
     spatial = layer.moment_axes.spatial
     dtype = keras.backend.result_type(input_dtype, compute_dtype, "float32")
@@ -110,9 +111,12 @@ def _make_program(
         # In float64, where neither large means nor far pivots cost precision.
         pivot, offset, variance = (ops.cast(t, "float64") for t in (pivot, offset, variance))
         mean, count = pivot + offset, elements(x, spatial)
-        instance = Moments(mean, variance, constant(count, mean))
+        instance = finite(mean, variance, constant(count, mean))
         scale, shift, batch = layer.coefficients(mean, pivot, instance, weights, training=True)
-        return ops.cast(scale, dtype), ops.cast(shift, dtype), batch or ()
+        # Of the type that the layer computes by itself, as another replica may.
+        return *(ops.cast(t, dtype) for t in (scale, shift)), tuple(
+            ops.cast(t, dtype) for t in batch or ()
+        )
 
     @compiled
     def forward(x: Tensor, weights: Weights) -> tuple[Tensor, Any, tuple[Tensor, ...]]:

@@ -41,6 +41,16 @@ class Moments(typing.NamedTuple):
     count: Tensor
 
 
+def finite_padding(x: Tensor, mask: Tensor | None) -> Tensor:
+    """`x` with 0 for what the mask drops and is not finite.
+
+    The gradient of padding is multiplied by 0, which would leave a NaN as it is.
+    """
+    if mask is None:
+        return x
+    return ops.where(ops.logical_or(mask, ops.isfinite(x)), x, 0)
+
+
 def instance_moments(
     x: Tensor, axes: Axes, mask: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Moments]:
@@ -84,8 +94,10 @@ def instance_moments(
     pivot = ops.stop_gradient(pivot)
     centred = x - pivot
     offset = average(centred)
-    variance = ops.maximum(average(ops.square(centred)) - ops.square(offset), 0)
-    return centred, pivot, _finite(pivot + offset, variance, count)
+    variance = average(ops.square(centred)) - ops.square(offset)
+    # Not `maximum`, whose slope at 0 is one half on JAX.
+    variance = ops.where(variance < 0, 0, variance)
+    return centred, pivot, finite(pivot + offset, variance, count)
 
 
 def pool(moments: Moments, axes: tuple[int, ...]) -> Moments:
@@ -121,7 +133,7 @@ def pool(moments: Moments, axes: tuple[int, ...]) -> Moments:
 
     mean = average(means)
     spread = ops.square(means - mean)
-    return _finite(mean, average(spread if variances is None else variances + spread), total)
+    return finite(mean, average(spread if variances is None else variances + spread), total)
 
 
 def pool_groups(moments: Moments, axis: int, groups: int) -> Moments:
@@ -281,7 +293,7 @@ def affine(
     return scale, -mean if beta is None else beta - mean
 
 
-def _finite(mean: Tensor, variance: Tensor, count: Tensor) -> Moments:
+def finite(mean: Tensor, variance: Tensor, count: Tensor) -> Moments:
     """`Moments`, with mean 0 and variance 1 where there are no elements."""
     if not isinstance(count, np.ndarray):
         some = count > 0

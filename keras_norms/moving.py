@@ -136,9 +136,9 @@ class MovingNormalization(Normalization):
             batch: `Moments` from `normalize`. What has no elements updates nothing.
             first_step: int or int32 scalar, the number of the first time step in `batch`.
         """
+        batch = self.in_moving_shape(average(batch, self.pooled_axes), first_step)
         if not self.synchronized:
-            batch = average_replicas(average(batch, self.pooled_axes))
-        batch = self.in_moving_shape(batch, first_step)
+            batch = average_replicas(batch)
         self._move(batch)
         if self.max_steps is not None:
             self.moving_steps.assign(ops.maximum(self.moving_steps, steps_seen(batch.count)))

@@ -197,9 +197,9 @@ def _measuring_ours(norm: Any, pooled: "_Pooled") -> Iterator[None]:
     trainable, normalize = norm.trainable, norm.normalize
 
     def normalize_in_training(
-        inputs: Tensor, training: Any = None, mask: Tensor | None = None, first_step: Any = 0
+        inputs: Tensor, training: Any = None, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Moments | None]:
-        return normalize(inputs, True, mask, first_step)
+        return normalize(inputs, True, *args, **kwargs)
 
     def measure(batch: Moments, first_step: Any = 0) -> None:
         batch = norm.in_moving_shape(pool(batch, norm.pooled_axes), first_step)
@@ -264,6 +264,8 @@ class _Pooled:
         self.count = self.count + count
 
     def assign_to(self, norm: Any) -> None:
+        if not self.measured:
+            return
         values = [self.mean, self.variance]
         if getattr(norm, "moving_stddev", None) is not None:
             values.append(np.sqrt(self.variance + norm.epsilon))

@@ -150,6 +150,34 @@ class TestStatistics:
             for copy in copies(weight):
                 assert_close(copy, moving[weight.name])
 
+    def test_sequences_of_other_lengths(self, strategy, rng):
+        """Each step of time has the statistics of the replicas that reach it."""
+        shape = (None, None, 8)
+        layer = layer_on(strategy, BY_NAME["bn"], rng, shape, batch_axis=(0, 1), max_steps=6)
+        before = {w.name: copies(w)[0] for w in layer.weights}
+        x = [rng.normal(2, 3, (4, 3, 8)), rng.normal(7, 1, (4, 5, 8))]
+        step(strategy, layer, None, x, [np.ones_like(part) for part in x])
+        for name, of in (("moving_mean", np.mean), ("moving_variance", np.var)):
+            moved = before[name].copy()
+            for time in range(5):
+                batch = np.mean([of(p[:, time], 0) for p in x if time < p.shape[1]], 0)
+                moved[time] += (1 - layer.momentum) * (batch - moved[time])
+            for copy in copies(getattr(layer, name)):
+                assert_close(copy, moved)
+
+    @pytest.mark.parametrize("name", ["bn", "sn"])
+    def test_one_replica_is_fused_and_the_other_too_small(self, strategy, name, rng):
+        shape = (16, 16, 16, 64)
+        with strategy.scope():
+            layer = BY_NAME[name]()
+            layer.build((None, *shape[1:]))
+        x = rng.normal(2, 3, shape).astype("float32")
+        step(strategy, layer, (12, 4), x, np.ones_like(x), compiled=True)
+        apart = [part.reshape(-1, 64) for part in parts(x, (12, 4))]
+        mean = (3 * apart[0].mean(0) + apart[1].mean(0)) / 4
+        for copy in copies(layer.moving_mean):
+            assert_close(copy, (1 - layer.momentum) * mean, 1e-5)
+
     @pytest.mark.parametrize("synchronized", [False, True])
     @pytest.mark.parametrize("name", ["bn", "sn"])
     def test_a_replica_whose_only_sample_is_padding(self, strategy, name, synchronized, rng):

@@ -197,6 +197,12 @@ def test_masks(cls, form, rng):
         result = run(layer, x, condition, mask=given, training=training)
         assert_close(result[mask], y[mask])
 
+    def loss(x, condition):
+        return ops.sum(ops.where(mask[..., None], layer([x, condition], mask=given), 0))
+
+    slopes = compiled(grad(loss))(tensor(x), tensor(condition))
+    assert all(np.isfinite(to_numpy(slope)).all() for slope in slopes)
+
 
 @both
 def test_masks_of_keras_layers_arrive(cls, rng):

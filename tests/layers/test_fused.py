@@ -95,6 +95,7 @@ OPTIONS = {
     "one replica": ("bin", {"synchronized": True}),
     "batch statistics alone": ("sn", {"statistics": ("batch",)}),
     "steps": ("bn", {"batch_axis": (0, 1), "max_steps": 3}),
+    "clipping without renorm": ("bn", {"renorm_clipping": {"rmax": 3.0}}),
 }
 
 
@@ -137,9 +138,10 @@ def test_batches_of_unknown_size(norm, size, rng, calls):
     assert calls
 
 
+@pytest.mark.parametrize("epsilon", [0.0, 1e-3])
 @pytest.mark.parametrize("name", ["bn", "sn", "bin"])
-def test_an_empty_batch_moves_nothing(name, rng, calls):
-    layer = random_layer(BY_NAME[name], SHAPE, rng)
+def test_an_empty_batch_moves_nothing(name, epsilon, rng, calls):
+    layer = random_layer(BY_NAME[name], SHAPE, rng, epsilon=epsilon)
     before = values(layer)
     run = function(layer, 0.0, signature=[tf.TensorSpec((None, *SHAPE[1:]), "float64")])
     _, dx, *slopes = run(tf.zeros((0, *SHAPE[1:]), "float64"))

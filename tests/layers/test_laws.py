@@ -343,6 +343,19 @@ def test_gradients_are_those_of_the_reference(norm, training, masked, rng):
             assert_close(gradient.sum(), 0, 1e-12)
 
 
+def test_derivatives_where_all_elements_are_equal():
+    """The variance is 0 there, at the edge of its range."""
+    layer = keras_norms.InstanceNormalization(epsilon=1.0, center=False, scale=False, dtype=DTYPE)
+    direction = tensor(np.arange(-1.5, 2)[None, :, None])
+
+    def derivative(function):
+        return lambda t: grad(function)(t)[0]
+
+    # t d / sqrt(v t^2 + 1) = d (t - v t^3 / 2 + ...)
+    third = derivative(derivative(derivative(lambda t: layer(t * direction)[0, 0, 0])))
+    assert_close(to_numpy(third(tensor(np.array(0.0)))), -1.5 * -3 * 1.25, 1e-5)
+
+
 @over([norm for norm in NORMS if not norm.held])
 def test_second_derivatives(norm, rng):
     """The pivots inside are constants to autodiff; derivatives of all orders stay exact."""

@@ -77,8 +77,9 @@ def test_result_is_that_of_the_reference(norm, layout, mask, rng):
     assert_close(forward(layer, x, False, mask)[valid], y[valid])
 
 
+@pytest.mark.parametrize("padding", [1e6, np.nan], ids=str)
 @pytest.mark.parametrize("norm, axis", in_turn(NORMS, (-1, 1)))
-def test_result_is_that_on_truncated_input(norm, axis, rng):
+def test_result_is_that_on_truncated_input(norm, axis, padding, rng):
     """Three steps of padding change nothing: neither values, nor gradients, nor statistics."""
     full = (4, 8, 8) if axis == 1 else (4, 5 + 3, 8)
     time = 2 if axis == 1 else 1
@@ -91,7 +92,7 @@ def test_result_is_that_on_truncated_input(norm, axis, rng):
     mask = np.zeros((4, 1, 8) if axis == 1 else (4, 8), bool)
     mask[..., :5] = True
     valid = extended(mask, full)
-    x[~valid], dy[~valid] = 1e6, 0
+    x[~valid], dy[~valid] = padding, 0
     short, short_dy = (np.take(a, range(5), time) for a in (x, dy))
 
     slopes, expected = gradients(layer, x, dy, True, mask), gradients(other, short, short_dy)

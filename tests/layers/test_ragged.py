@@ -66,6 +66,30 @@ def test_batch_norm_is_that_of_keras(rng):
     assert_close(ours(ragged, training=True).flat_values, expected.flat_values, 1e-6)
 
 
+@pytest.mark.parametrize("exact", [False, True])
+def test_recalibrate(exact, rng):
+    ragged, _, _ = ragged_and_padded(rng)
+    inputs = keras.Input((None, 8), ragged=True, dtype="float64")
+    norm = keras_norms.BatchNormalization(dtype="float64")
+    model = keras.Model(inputs, norm(inputs))
+    keras_norms.recalibrate(model, [ragged], exact=exact, verbose=False)
+    assert_close(norm.moving_mean, ragged.flat_values.numpy().mean(0))
+    assert_close(norm.moving_variance, ragged.flat_values.numpy().var(0))
+
+
+def test_conditions_of_tokens(rng):
+    ragged, padded, mask = ragged_and_padded(rng, (3,))
+    flat = rng.normal(size=(sum(LENGTHS), 2))
+    condition = np.zeros((*mask.shape, 2))
+    condition[mask] = flat
+    layer = keras_norms.ConditionalInstanceNormalization(
+        batch_axis=(0, 1), kernel_initializer="glorot_uniform", dtype="float64"
+    )
+    expected = layer([padded, condition]).numpy()[mask]
+    y = layer([ragged, tf.RaggedTensor.from_row_lengths(flat, LENGTHS)])
+    assert_close(y.flat_values, expected)
+
+
 def test_gradients_reach_the_values(rng):
     ragged, padded, mask = ragged_and_padded(rng)
     layer = random_layer(BY_NAME["sn"], padded.shape, rng)

@@ -232,6 +232,30 @@ def test_a_model_that_calls_none_of_its_norms(rng):
     np.testing.assert_array_equal(model.norm.moving_mean, before)
 
 
+def test_a_norm_that_is_not_called_stays_as_it_is(rng):
+    called, other = (
+        keras_norms.BatchNormalization(batch_axis=(0, 1), max_steps=3, name=name)
+        for name in ("called", "other")
+    )
+    other.build((None, None, 2))
+    other.moving_steps.assign(2)
+
+    class Model(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.called, self.other = called, other
+
+        def call(self, x):
+            return self.called(x)
+
+    x = rng.normal(2, 3, (4, 3, 2)).astype("float32")
+    net = Model()
+    net(x)
+    keras_norms.recalibrate(net, [x], verbose=False)
+    np.testing.assert_allclose(ops.convert_to_numpy(called.moving_mean), x.mean(0), rtol=1e-5)
+    assert float(other.moving_steps) == 2 and (ops.convert_to_numpy(other.moving_mean) == 0).all()
+
+
 def test_a_batch_is_what_fit_takes(rng):
     """A list is `x, y` as a tuple is."""
     x = rng.normal(2, 3, (6, 4)).astype("float32")

@@ -29,17 +29,25 @@ class Estimate(NamedTuple):
     p: float | None = None
 
 
-def estimate(values: Sequence[float], threshold: float = 0.0) -> Estimate:
+def estimate(values: Sequence[float], threshold: float = 0.0, pairs: bool = False) -> Estimate:
     """The mean of n values with its interval, and its distance from a threshold.
 
         t = (mean - threshold) / (sd / sqrt(n)),  p = P(|T| > |t|),  T ~ Student(n - 1)
 
+    A value may be the mean of what one sample has in common with each of the others. Such values
+    depend on each other, so that their mean is less certain. Its error is then that of the
+    jackknife, `2 (n - 1) / (n - 2)` times as large, and needs at least 3 values.
+
     Args:
         values: at least one, all finite.
         threshold: what the mean is compared with.
+        pairs: whether the values are such means over pairs.
 
     Raises:
         ImportError: if SciPy is missing.
+
+    Reference:
+        For pairs: Arvesen, Jackknifing U-statistics, Annals of Mathematical Statistics 40, 1969.
 
     >>> [round(end, 2) for end in estimate([1.0, 2.0, 3.0]).interval]
     [0.31, 3.69]
@@ -47,9 +55,13 @@ def estimate(values: Sequence[float], threshold: float = 0.0) -> Estimate:
     mean = statistics.fmean(values)
     if len(values) < 2:
         return Estimate(mean)
+    if pairs and len(values) < 3:
+        return Estimate(mean, statistics.stdev(values))
     (stats,) = require("scipy.stats", purpose="An interval", extra="compare")
     spread = statistics.stdev(values)
     error = spread / math.sqrt(len(values))
+    if pairs:
+        error *= 2 * (len(values) - 1) / (len(values) - 2)
     reach = float(stats.t.ppf(1 - ERROR / 2, len(values) - 1)) * error
     distance = abs(mean - threshold)
     t = distance / error if error else math.inf if distance else 0.0

@@ -12,12 +12,14 @@ import statistics
 import subprocess
 import time
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
 import zoo.norms
+from keras_norms.intervals import estimate
 from keras_norms.output import markdown_table
 from tests.support import child
 from tests.support.fake_task import Fake, double, runs
@@ -151,6 +153,19 @@ def test_a_claim_across_seeds_sees_the_other_judged_ones():
     rows = Rows({"seed": seed} for seed in (0, 1, 2, 100))
     assert judge([across], rows, (0, 1, 2))[0]["verdict"] == "holds"
     assert seen == {0: [1, 2], 1: [0, 2], 2: [0, 1]}
+
+
+def test_intervals_of_pairs_hold_what_they_promise(rng):
+    """The mean of a product of two seeds: how often its interval misses 1."""
+    missed = {True: 0, False: 0}
+    for _ in range(1000):
+        x = rng.normal(1, 1, (5, 12))  # seeds, layers
+        values = [(x[i] * np.delete(x, i, 0).mean(0)).mean() for i in range(5)]
+        for pairs in missed:
+            low, high = estimate(values, pairs=pairs).interval
+            missed[pairs] += not low < 1 < high
+    assert missed[True] < 130 < 300 < missed[False]
+    assert estimate([1.0, 2.0], pairs=True).p is None
 
 
 numbers = st.floats(-1e3, 1e3).map(lambda x: round(x, 3))

@@ -68,7 +68,7 @@ def _measure(claim: Claim, rows: Rows, seeds: Sequence[int]) -> dict[str, Any]:
     result = dict.fromkeys(("verdict", "mean", "spread", "interval", "p", "corrected"))
     result |= {"effects": by_seed, "learnt": learnt}
     if found:
-        result |= estimate(found, claim.threshold)._asdict()
+        result |= estimate(found, claim.threshold, pairs=claim.across_seeds)._asdict()
     if missed:
         result["verdict"] = NOT_TESTED
     elif len(found) < max(len(by_seed), FEWEST):

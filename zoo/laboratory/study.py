@@ -136,7 +136,8 @@ class Claim:
         learnt: the claim is not tested where a net misses this. None for a property, which nets
             have whether they have learnt or not.
         published: the effect in the numbers of the source, where they are known.
-        across_seeds: whether `effect` takes the `Rows` of the other judged seeds too.
+        across_seeds: whether `effect` takes the `Rows` of the other judged seeds too, and is a mean
+            over pairs with them.
     """
 
     name: str

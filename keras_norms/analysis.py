@@ -106,8 +106,11 @@ def tag(path: str, kind: str, statistic: str) -> str:
     return f"gate/{path}/{statistic}" if kind == "gate" else f"switch/{path}/{kind}/{statistic}"
 
 
+_WEIGHTS = {(kind, s) for kind in ("mean", "variance") for s in LABELS} | {("gate", "batch")}
+
+
 def split_tag(name: str) -> tuple[str, str, str] | None:
-    """The layer path, kind and statistic that a TensorBoard tag names; None for other tags.
+    """The layer path, kind and statistic of a tag of `SwitchLogger`; None for other tags.
 
     >>> split_tag("switch/encoder/norm/mean/batch"), split_tag("gate/norm/batch"), split_tag("loss")
     (('encoder/norm', 'mean', 'batch'), ('norm', 'gate', 'batch'), None)
@@ -119,7 +122,7 @@ def split_tag(name: str) -> tuple[str, str, str] | None:
         (*layer, statistic), kind = rest, "gate"
     else:
         return None
-    return "/".join(layer), kind, statistic
+    return ("/".join(layer), kind, statistic) if (kind, statistic) in _WEIGHTS else None
 
 
 @dataclass(frozen=True)
@@ -340,8 +343,11 @@ def _read_logs(folder: Path) -> dict[int, Layers]:
         key = split_tag(name)
         if key is None:
             continue
+        written = events.Tensors(name)
+        if any(math.prod(d.size for d in e.tensor_proto.tensor_shape.dim) != 1 for e in written):
+            continue  # another writer's
         curve: dict[int, float] = {}
-        for event in events.Tensors(name):
+        for event in written:
             # A run that was resumed replaces what was written for its first step and later ones.
             while curve and next(reversed(curve)) >= event.step:
                 curve.popitem()

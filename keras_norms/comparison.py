@@ -31,7 +31,7 @@ from keras_norms.output import write_csv, write_json
 Pooled = dict[str, tuple[float, float | None]]
 
 # Options of a run that do not say what was trained: only where it is, or which repetition.
-NOT_COMPARED = ("seed", "log_dir", "data_dir", "log_every", "overwrite")
+NOT_COMPARED = ("seed", "log_dir", "data_dir", "log_every", "overwrite", "resume", "export")
 # Smaller effects count as none. Runs that differ in their seed alone differ by as much, and so
 # does the published figure from its digitized shares.
 MARGIN = 0.02

@@ -35,7 +35,6 @@ _SCALAR = re.compile(
     rb"\x42\x0a\x08\x01\x12\x00\x22\x04(.{4})",
     re.DOTALL,
 )
-_WEIGHTS = {(kind, s) for kind in ("mean", "variance") for s in LABELS} | {("gate", "batch")}
 _OURS = (b"switch/", b"gate/", b"gates/", b"_hparams_/session_start_info")
 
 
@@ -300,7 +299,7 @@ class Store:
             if found := _SCALAR.match(data, start, end):
                 step, tag_size, tag, value = found.groups()
                 if tag not in keys:
-                    keys[tag] = _key(tag.decode()) if tag_size[0] == len(tag) else None
+                    keys[tag] = split_tag(tag.decode()) if tag_size[0] == len(tag) else None
                 if key := keys[tag]:
                     run = run or self.runs.setdefault(name, Run(name))
                     run.put(key, _varint(step), *struct.unpack("<f", value))
@@ -322,7 +321,7 @@ class Store:
         run = self.runs.get(name)
         for value in event.summary.value:
             plugin = value.metadata.plugin_data.plugin_name
-            if key := _key(value.tag):
+            if key := split_tag(value.tag):
                 run = run or self.runs.setdefault(name, Run(name))
                 run.put(key, event.step, _number(value))
             elif value.tag.startswith("gates/") and plugin == "histograms":
@@ -368,12 +367,6 @@ def rebin(buckets: np.ndarray) -> np.ndarray:
             inside = np.minimum(edges[1:], right) - np.maximum(edges[:-1], left)
             counts += count * np.clip(inside, 0, None) / width
     return counts
-
-
-def _key(tag: str) -> tuple[str, str, str] | None:
-    """Layer path, kind and statistic of a tag; None if SwitchLogger does not write it."""
-    key = split_tag(tag)
-    return key if key and key[1:] in _WEIGHTS else None
 
 
 def _number(value: Any) -> float:

@@ -172,6 +172,7 @@ def test_what_was_not_run_is_named(tmp_path, written):
         ({"scale": "smoke"}, "smoke scale is a quick look, which gives no verdicts"),
         ({"seeds": []}, "so nothing is judged"),
         ({"failures": {"run": "why"}}, "1 runs failed"),
+        ({"rows": [{"seed": 0, "norm": "bn", "diverged": "loss"}]}, "1 runs diverged"),
         ({"criteria": None}, "it is not known when its criteria were fixed"),
         ({"began": "2026-11-22T07:00:00+00:00"}, "were last changed after the first run had begun"),
         ({"figures": {"gone": "Not there."}}, "Not there. Missing."),
@@ -252,6 +253,8 @@ def test_collects_what_can_be_committed(tmp_path, written):
     (docs / "batch_size" / "error.png").unlink()
     again, _ = written(str(docs), "--redraw")
     assert (docs / "batch_size" / "error.png").read_bytes() == drawn and again == text
+    again, _ = written(str(docs), "--collect", str(docs))  # onto itself
+    assert {p.name for p in (docs / "batch_size").iterdir()} == names and again == text
 
 
 def test_rows_lose_nothing_but_digits(tmp_path):

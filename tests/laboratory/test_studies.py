@@ -434,6 +434,15 @@ def test_means_and_gaps_pass_over_what_is_missing():
     assert subtract(0, 1) == -1 and subtract(None, 1) is None and subtract(1, None) is None
 
 
+def test_a_table_says_which_seeds_diverged():
+    rows = [{"seed": 0, "norm": "bn", "error": 0.1}, {"seed": 1, "norm": "bn", "diverged": "loss"}]
+    rows += [{"seed": seed, "norm": "gn", "diverged": "loss"} for seed in (0, 1)]
+    rows += [{"seed": seed, "norm": "in", "error": 0.2} for seed in (0, 1)]
+    table = results._table(Table("Errors", "error", "norm"), Rows(rows), [0, 1])
+    expected = {"bn": ["10.0% (1 diverged)"], "gn": ["- (2 diverged)"], "in": ["20.0% ± 0.0%"]}
+    assert table["cells"] == expected
+
+
 def test_a_table_has_means_and_spreads():
     tables = (
         Table("Errors", "error", "norm", "batch"),

@@ -192,6 +192,14 @@ def test_the_step_a_killed_run_was_writing_is_left_out(tmp_path):
     assert list(analysis.read(tmp_path).history) == [0, 9]
 
 
+def test_tags_of_other_writers_are_passed_over(tmp_path):
+    values = point(0.5) | {"gate/gru/reset": 0.1, "switch/a/mean/other": 0.2}
+    write_events(tmp_path, [(0, values), (5, point(0.25))])
+    with tf.summary.create_file_writer(str(tmp_path)).as_default():
+        tf.summary.histogram("gate/gru/batch", [0.1, 0.2], step=7)
+    assert list(analysis.read(tmp_path).history) == [0, 5]
+
+
 def test_long_curves_are_read_whole(tmp_path):
     write_events(tmp_path, [(step, point(0.5)) for step in range(300)])
     assert list(analysis.read(tmp_path).history) == list(range(300))

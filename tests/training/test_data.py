@@ -310,6 +310,14 @@ def test_folder_of_images(tmp_path, test):
     assert epochs(images, 5, 0, 0, 2).shape == (2, 10, 24, 24, 3)
 
 
+def test_a_folder_beside_has_no_effect_on_a_set_of_its_name(tmp_path, monkeypatch):
+    expected = next(data.load("digits").test_batches(8).as_numpy_iterator())[0]
+    (tmp_path / "digits").mkdir()
+    monkeypatch.chdir(tmp_path)
+    found = next(data.load("digits").test_batches(8).as_numpy_iterator())[0]
+    np.testing.assert_array_equal(found, expected)
+
+
 def test_images_of_different_sizes_get_one(tmp_path):
     images = data.load(write_folder(tmp_path))
     assert images.example_shape == (224, 224, 3)

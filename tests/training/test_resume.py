@@ -329,6 +329,14 @@ def test_other_options_are_refused(begun):
     assert record(folder)["options"]["epochs"] == 5
 
 
+def test_other_devices_are_refused(tmp_path):
+    record = {"facts": {"global_batch": 64, "steps_per_epoch": 8}}
+    run_folder.refuse_other_facts(tmp_path, record, {"global_batch": 64, "steps_per_epoch": 8})
+    run_folder.refuse_other_facts(tmp_path, {}, {"global_batch": 32})  # of an older version
+    with pytest.raises(ValueError, match="global_batch was 64, is 32, .*as many devices"):
+        run_folder.refuse_other_facts(tmp_path, record, {"global_batch": 32, "steps_per_epoch": 16})
+
+
 def test_a_complete_run_says_so(begun):
     results = {"accuracy": 0.5, "seconds": 1.0, "importance": {}}
     folder = begun(results, norm="bn")

@@ -13,6 +13,7 @@ import pytest
 import keras_norms  # noqa: F401, models are loaded
 from tests.support import child
 from tests.support.train_script import SCRIPT, record, script
+from zoo.training import workers
 
 OPTIONS = (
     *("--model", "mlp", "--norm", "ln", "--dataset", "digits", "--width", "0.5"),
@@ -77,6 +78,44 @@ def test_replicas_are_not_chosen_twice(tmp_path, monkeypatch):
     monkeypatch.setenv("TF_CONFIG", json.dumps(config))
     code, _, errors = script(*OPTIONS, "--replicas", "2", "--log-dir", tmp_path / "run")
     assert code == 2 and "Leave --replicas out" in errors
+
+
+def test_one_of_several_workers_is_the_chief(monkeypatch):
+    def chiefs(cluster):
+        found = []
+        for kind, addresses in cluster.items():
+            for index in range(len(addresses)):
+                task = {"type": kind, "index": index}
+                monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": cluster, "task": task}))
+                found += [f"{kind}{index}"] * workers.is_chief()
+        return found
+
+    assert chiefs({"worker": ["a:1", "b:1"]}) == ["worker0"]
+    assert chiefs({"chief": ["a:1"], "worker": ["b:1", "c:1"]}) == ["chief0"]
+    monkeypatch.delenv("TF_CONFIG")
+    assert workers.is_chief()
+
+
+@pytest.mark.process
+@pytest.mark.slow
+def test_workers_that_are_told_to_end_save_together(tmp_path):
+    folder = tmp_path / "workers" / "run"
+    folder.parent.mkdir()
+    options = ("--epochs", "60", "--batch-size", "16")
+    processes = start(folder, *options)
+    deadline = time.monotonic() + 120
+    while not list((folder / "checkpoints").glob("epoch-0000[2-9]*")):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    for process in processes:
+        process.send_signal(signal.SIGTERM)
+    codes, outputs = finish(processes, folder)
+    # One may see that the other has gone before it gets so far itself.
+    assert 128 + signal.SIGTERM in codes and set(codes) <= {128 + signal.SIGTERM, 2}, outputs
+    assert any("SIGTERM: saved after epoch" in output for output in outputs)
+    codes, outputs = finish(start(folder, *options, "--resume"), folder)
+    assert codes == [0, 0], outputs
+    assert all("resumed after" in output for output in outputs)
 
 
 @pytest.mark.process

@@ -1,7 +1,6 @@
 """Turns stored images into standardized and augmented ones, or into sequences of their rows."""
 
 import functools
-import os
 from collections.abc import Callable
 
 import tensorflow as tf
@@ -54,7 +53,7 @@ def choose_preparation(
     height, width, channels = source.image_shape
     side = image_size or (height if height and height == width else 224)
     # A folder may have the name of a set, but not its constants.
-    base = None if os.path.isdir(name) else name.split("/")[0].split(":")[0]
+    base = None if source.is_folder else name.split("/")[0].split(":")[0]
     default = _IMAGENET if channels == 3 else ((0.5,) * channels,) * 2
     shape = (side, side * channels) if rows else (side, side, channels)
     return shape, functools.partial(

@@ -21,6 +21,7 @@ class Source:
         mean_std: `(means, deviations)` of the decoded images, one for each channel or one for all,
             by which they are standardized. None: those that `zoo.data.images` has for the set.
         decode: function from a stored image to a float32 image in [0, 1].
+        is_folder: whether it is a folder of the user's images, which may have the name of a set.
         shuffle_buffer: number of stored images or vectors among which the next one is drawn. Text
             has 0, since it is shuffled after it is encoded.
     """
@@ -32,6 +33,7 @@ class Source:
     image_shape: tuple[int | None, int | None, int] | None = None
     mean_std: tuple[tuple[float, ...], tuple[float, ...]] | None = None
     decode: Callable[[Any], tf.Tensor] | None = None
+    is_folder: bool = False
     shuffle_buffer: int = 0
 
 

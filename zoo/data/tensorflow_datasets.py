@@ -40,7 +40,8 @@ def read_folder(root: str) -> Source:
     import tensorflow_datasets as tfds
 
     check_folder(root, _CHECKED_BYTES)
-    return _read(root, tfds.ImageFolder(root, shape=(None, None, 3)))
+    source = _read(root, tfds.ImageFolder(root, shape=(None, None, 3)))
+    return dataclasses.replace(source, is_folder=True)
 
 
 def read(name: str, data_dir: str | None = None) -> Source:

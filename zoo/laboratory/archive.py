@@ -137,8 +137,9 @@ def collect(found: Sequence[Result], folder: Path) -> None:
     for name, result in zip(names, found, strict=True):
         target = folder / name
         target.mkdir(parents=True, exist_ok=True)
-        for old in target.glob("*.png"):
-            old.unlink()
-        for file in (RESULT, ROWS):
-            shutil.copyfile(result.folder / file, target / file)
+        if not target.samefile(result.folder):
+            for old in target.glob("*.png"):
+                old.unlink()
+            for file in (RESULT, ROWS):
+                shutil.copyfile(result.folder / file, target / file)
         dataclasses.replace(result, folder=target).redraw()

@@ -193,6 +193,9 @@ def _warnings(result: Result) -> list[str]:
         said.append("all seeds are those on which criteria were chosen, so nothing is judged")
     if facts["failures"]:
         said.append(f"{len(facts['failures'])} runs failed")
+    diverged = sum("diverged" in row for row in result.rows)
+    if diverged:
+        said.append(f"{diverged} runs diverged, and are in no mean and no figure")
     return [f"⚠ {result.link}: {escaped('; '.join(said))}."] if said else []
 
 

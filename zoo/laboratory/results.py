@@ -104,23 +104,30 @@ def _claims(study: Study, rows: Rows, seeds: list[int], calibration: list[int]) 
 def _table(table: Table, rows: Rows, seeds: list[int]) -> Facts:
     """A `study.Table` with its cells as text."""
     rows = Rows(row for row in rows if row["seed"] in seeds).where(**table.where)
+    lost = Rows(row for row in rows if "diverged" in row)
     rows = Rows(row for row in rows if table.measure in row and table.rows in row)
     columns = rows.values(table.columns) if table.columns else [table.measure]
     cells = {}
-    for name in rows.values(table.rows):
+    for name in Rows([*rows, *lost]).values(table.rows):
         chosen = [{table.columns: c} if table.columns else {} for c in columns]
-        found = [rows.mean_and_spread(table.measure, **{table.rows: name}, **c) for c in chosen]
-        cells[str(name)] = [_cell(table.form, *each) for each in found]
+        places = [{table.rows: name, **c} for c in chosen]
+        cells[str(name)] = [
+            _cell(
+                table.form, *rows.mean_and_spread(table.measure, **place), len(lost.where(**place))
+            )
+            for place in places
+        ]
     header = [table.rows, *(f"{table.columns} {c}" if table.columns else c for c in columns)]
     return {"title": table.title, "header": header, "cells": cells}
 
 
-def _cell(form: str, mean: Number, spread: Number) -> str:
-    """A mean and its spread as text."""
+def _cell(form: str, mean: Number, spread: Number, lost: int = 0) -> str:
+    """A mean and its spread as text, and how many seeds diverged and are not in it."""
+    without = f" ({lost} diverged)" * bool(lost)
     if mean is None:
-        return "-"
+        return f"-{without}"
     about = "" if spread is None else f" ± {form.format(spread).lstrip('+')}"
-    return form.format(mean) + about
+    return form.format(mean) + about + without
 
 
 def claim_rows(facts: Facts) -> tuple[list[str], list[list[str]]]:

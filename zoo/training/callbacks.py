@@ -13,7 +13,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from zoo.training import checkpoint, distribution, events
+from zoo.training import checkpoint, distribution, events, workers
 
 
 class Terminated(Exception):
@@ -167,7 +167,8 @@ class CheckpointSaver(keras.callbacks.Callback):
         if self._step == self._steps_per_epoch:
             # Keras expects a full epoch, of which only the rest was left.
             self.model.stop_training = self._skipped > 0
-        elif self._signal is not None:
+        elif self._signal is not None and not workers.configured():
+            # Several workers save together, and each may get its signal at another step.
             self._save(self._epoch, self._step)
             self._terminate(f"epoch {self._epoch + 1}, step {self._step}")
 
@@ -194,7 +195,8 @@ class CheckpointSaver(keras.callbacks.Callback):
         if self._signal is not None:  # the second signal does not wait
             raise KeyboardInterrupt
         self._signal = number
-        print(f"\n{signal.Signals(number).name}: saving after this step", flush=True)
+        when = "epoch" if workers.configured() else "step"
+        print(f"\n{signal.Signals(number).name}: saving after this {when}", flush=True)
 
     def _terminate(self, when: str) -> None:
         assert self._signal is not None

@@ -172,6 +172,18 @@ def read_resumable(run: Path, options: TrainOptions) -> dict[str, Any] | None:
     return record
 
 
+def refuse_other_facts(run: Path, record: dict[str, Any], facts: dict[str, Any]) -> None:
+    """Raises a ValueError if what follows from the options is not what it was: other devices."""
+    before = record.get("facts", {})
+    other = [name for name in before if before[name] != facts[name]]
+    if other:
+        changes = ", ".join(f"{name} was {before[name]}, is {facts[name]}" for name in other)
+        raise ValueError(
+            f"{run} was begun on other devices or data: {changes}. Resume it on as many devices "
+            "(--replicas, TF_CONFIG), or choose another folder with --log-dir."
+        )
+
+
 def create(run: Path, record: dict[str, Any]) -> None:
     """Removes what an earlier run has left, and writes what is known before training."""
     for path in (run / part for part in Part):

@@ -147,11 +147,14 @@ def _train(setup: _Setup, record: dict[str, Any] | None) -> dict[str, Any]:
     print(_describe(setup, model))
     if record is None:
         versions = run_folder.versions()
-        record = {"options": dataclasses.asdict(options), "versions": versions, "results": None}
+        record = {"options": dataclasses.asdict(options), "versions": versions}
+        record |= {"facts": setup.facts, "results": None}
         if chief:
             run_folder.create(folder, record)
-    elif chief:
-        run_folder.write_record(folder, record)  # of a run that may have got more epochs
+    else:
+        run_folder.refuse_other_facts(folder, record, setup.facts)
+        if chief:
+            run_folder.write_record(folder, record)  # of a run that may have got more epochs
     position = checkpoint.Position()
     if options.resume:
         with setup.strategy.scope():

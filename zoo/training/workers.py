@@ -21,8 +21,10 @@ def strategy() -> tf.distribute.Strategy:
 
 def is_chief() -> bool:
     """Whether this process writes the run folder. Of several workers, only the first does."""
-    task = _config().get("task", {})
-    return task.get("type", "worker") in ("worker", "chief") and task.get("index", 0) == 0
+    config = _config()
+    task = config.get("task", {})
+    first = "chief" if config.get("cluster", {}).get("chief") else "worker"
+    return task.get("type", first) == first and task.get("index", 0) == 0
 
 
 def fit(

@@ -72,11 +72,17 @@ def data_dependent_init(model: keras.Model, batch: Any) -> list[str]:
             if path in initialized:
                 return type(layer).call(layer, inputs, mask=mask, training=False)
             initialized.append(path)
-            return layer.initialize(inputs, mask)
+            counted = layer.mean_only_batch_norm is not None or layer.layer.supports_masking
+            return layer.initialize(inputs, mask if counted else None)
 
         return call
 
     left_out = {path: layer.why_not_initialize() for path, layer in wrappers.items()}
+    for around in named_layers(model).values():
+        if isinstance(around, keras.layers.TimeDistributed):
+            inside = {id(layer) for layer in around._flatten_layers()}
+            steps = {path for path, layer in wrappers.items() if id(layer) in inside}
+            left_out |= dict.fromkeys(steps, "TimeDistributed calls it for each step")
     able = {path: layer for path, layer in wrappers.items() if not left_out[path]}
     with keras.StatelessScope() as scope, contextlib.ExitStack() as stack:
         for path, layer in able.items():

@@ -1,11 +1,13 @@
 """Finds the layers of a model, its norms and its variables."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 
 from keras_norms.base import Normalization
 
+_FROZEN = "frozen_norms"
 # Keras's own norms do not say that they are norms.
 _KERAS_NORMS = (
     keras.layers.BatchNormalization,
@@ -50,6 +52,16 @@ def has_batch_statistics(layer: Any) -> bool:
     if isinstance(layer, Normalization):
         return layer.has_batch_statistics
     return isinstance(layer, keras.layers.BatchNormalization)
+
+
+def frozen_norms(norms: Sequence[keras.Layer]) -> dict[str, bool]:
+    """What the config of a layer says of the norms in it, if they do not train: see `freeze`."""
+    return {} if all(norm.trainable for norm in norms) else {_FROZEN: True}
+
+
+def take_frozen(config: dict[str, Any]) -> bool:
+    """Takes out of a config what `frozen_norms` put in: whether the norms are frozen."""
+    return config.pop(_FROZEN, False)
 
 
 def all_variables(layer: keras.Layer) -> list[keras.Variable]:

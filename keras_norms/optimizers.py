@@ -192,13 +192,20 @@ class _Configured(keras.Optimizer):
         if self.skip_nonfinite:
             tests = [ops.all(ops.isfinite(g)) for g in grads if g is not None]
             finite = _on_all_replicas(ops.all(ops.stack(tests)))
-            grads = [g if g is None else ops.where(finite, g, 0) for g in grads]
+            variables = trainable_variables or self._trainable_variables
+            # What float8 calls the gradient of a scale is its new value.
+            kept = [v if getattr(v, "overwrite_with_gradient", False) else 0 for v in variables]
+            pairs = zip(grads, kept, strict=True)
+            grads = [g if g is None else ops.where(finite, g, old) for g, old in pairs]
         return super().apply(grads, trainable_variables)
 
     def build(self, variables: Sequence[keras.Variable]) -> None:
-        no_decay = [v for v in variables if v.path in self.no_decay_paths]
-        if not self.built:
-            self.exclude_from_weight_decay(var_list=no_decay)
+        if self.built:  # Keras ignores a second call too
+            return
+        no_decay = {self._var_key(v) for v in variables if v.path in self.no_decay_paths}
+        # Beside what the user has excluded, which the public method would forget.
+        excluded = getattr(self, "_exclude_from_weight_decay", None) or set()
+        self._exclude_from_weight_decay = excluded | no_decay
         # By index, since the variables that TensorFlow hands to `update_step` have no path.
         self._rate_factors = tuple(
             self.control_multiplier if v.path in self.control_paths else 1.0 for v in variables
@@ -218,8 +225,12 @@ class _Configured(keras.Optimizer):
         """`update_step` for all variables at once, which Keras calls instead on PyTorch."""
         factors = [self._rate_factors[self._get_variable_index(v)] for v in variables]
         gradients = [self._with_l2(*pair) for pair in zip(gradients, variables, strict=True)]
+        product = getattr(self, "_u_product", None)  # Nadam's, which one step multiplies once
+        before = None if product is None else ops.copy(product)
         for factor in set(factors):
             chosen = [i for i, other in enumerate(factors) if other == factor]
+            if product is not None:
+                product.assign(before)
             super()._parallel_update_step(
                 [gradients[i] for i in chosen],
                 [variables[i] for i in chosen],

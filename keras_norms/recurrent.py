@@ -13,6 +13,7 @@ from keras_norms import registry
 from keras_norms.arguments import Initializer, positive
 from keras_norms.base import Normalization
 from keras_norms.mean_only import MeanOnlyBatchNormalization
+from keras_norms.model_layers import frozen_norms, take_frozen
 from keras_norms.moments import Moments, Shape, Tensor, replica_context
 from keras_norms.weight import initial_gain, scaled
 
@@ -165,7 +166,21 @@ class NormalizedGates(keras.Layer):
         if not isinstance(spec, (str, dict)):
             layer = self.norm.normalize("norm", dtype=self.dtype_policy)
             spec = keras.saving.serialize_keras_object(layer)
-        return {"norm": spec, "per_gate": self.per_gate}
+        return {"norm": spec, "per_gate": self.per_gate, **frozen_norms(self._all_norms)}
+
+    @property
+    def _all_norms(self) -> Norms:
+        return [*self.input_norms, *self.recurrent_norms, *self.cell_norms]
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "NormalizedGates":
+        config = dict(config)
+        frozen = take_frozen(config)
+        layer = super().from_config(config)
+        if frozen:
+            for norm in layer._all_norms:
+                norm.trainable = False
+        return layer
 
 
 class NormalizedCell(NormalizedGates):
@@ -222,6 +237,7 @@ class NormalizedLoop(NormalizedGates):
         self._make_norms(norm, per_gate, max_steps, self.gamma_initializer)
         if not self.norm.is_identity:
             self.supports_jit = True  # this loop never uses cuDNN, which XLA cannot compile
+            self.use_cudnn = False  # Keras's Bidirectional would use it without asking this loop
 
     def build(self, sequences_shape: Shape, initial_state_shape: Any = None) -> None:
         super().build(sequences_shape)
@@ -250,7 +266,8 @@ class NormalizedLoop(NormalizedGates):
             return super().inner_loop(sequences, initial_state, mask, training)
         self._refuse_replicas_in_loop(training)
         cell, size = self.cell, len(self.state_size)
-        initial = list(initial_state[:size])
+        # A copy, since PyTorch writes into the states before their gradient is computed.
+        initial = [ops.copy(state) if self.stateful else state for state in initial_state[:size]]
         if isinstance(mask, (list, tuple)):
             mask = mask[0]
         # Keras does not cast where the layer is called by `stateless_call`.

@@ -19,6 +19,7 @@ from keras_norms.kernels import (
     with_bias,
 )
 from keras_norms.mean_only import MeanOnlyBatchNormalization
+from keras_norms.model_layers import frozen_norms, take_frozen
 from keras_norms.moments import Axes, Shape, Tensor, instance_moments, pool, pool_replicas
 from keras_norms.wrapper import (
     KernelNormalization,
@@ -125,6 +126,8 @@ class WeightNormalization(KernelNormalization):
                 dtype=layer.dtype_policy,
                 name="mean_only_batch_norm",
             )
+            if not self.trainable:  # by the config of a frozen layer
+                self.mean_only_batch_norm.trainable = False
 
     def build(self, input_shape: Shape) -> None:
         super().build(input_shape)
@@ -254,12 +257,19 @@ class WeightNormalization(KernelNormalization):
     @classmethod
     def from_config(cls, config: dict[str, Any], **kwargs: Any) -> "WeightNormalization":
         """The layer of a config. That of TensorFlow Addons is accepted, without its `data_init`."""
-        return super().from_config({k: v for k, v in config.items() if k != "data_init"}, **kwargs)
+        config = {name: value for name, value in config.items() if name != "data_init"}
+        frozen = take_frozen(config)
+        layer = super().from_config(config, **kwargs)
+        if frozen:
+            layer.mean_only_batch_norm.trainable = False
+        return layer
 
     def get_config(self) -> dict[str, Any]:
+        norm = self.mean_only_batch_norm
         return {
             **super().get_config(),
-            "mean_only_batch_norm": self.mean_only_batch_norm is not None,
+            **frozen_norms([] if norm is None else [norm]),
+            "mean_only_batch_norm": norm is not None,
             "momentum": self.momentum,
             "synchronized": self.synchronized,
             "ghost_batch_size": self.ghost_batch_size,

@@ -603,6 +603,14 @@ def test_a_cell_has_no_batch_statistics(spec):
         NormalizedLSTMCell(UNITS, norm=spec)
 
 
+def test_bidirectional_does_not_pass_by_the_norms():
+    """With `use_cudnn`, Keras runs both directions by itself where a GPU is."""
+    layer = layers.Bidirectional(NormalizedLSTM(UNITS, norm="ln"))
+    assert not layer.forward_layer.use_cudnn and not layer.backward_layer.use_cudnn
+    copy = type(layer).from_config(layer.get_config())
+    assert not copy.forward_layer.use_cudnn
+
+
 def test_norms_of_keras():
     for cls in (layers.BatchNormalization, lambda: layers.LayerNormalization(axis=(1, 2))):
         with pytest.raises(ValueError, match="has no `batch_axis`.*Use a norm of"):

@@ -128,6 +128,65 @@ print(json.dumps([type(net.optimizer).__mro__[2].__name__] +
         np.testing.assert_allclose(value, variable, rtol=1e-4, atol=1e-6, err_msg=variable.path)
 
 
+def test_exclusions_of_the_user_stay():
+    model = keras.Sequential([keras.Input((3,)), layers.Dense(2), layers.LayerNormalization()])
+    optimizer = keras.optimizers.AdamW(1e-3, weight_decay=0.5)
+    optimizer = keras_norms.configure_optimizer(optimizer, model)
+    optimizer.exclude_from_weight_decay(var_names=["kernel"])
+    before = [ops.convert_to_numpy(v) for v in model.trainable_variables]
+    optimizer.apply([ops.zeros_like(v) for v in before], model.trainable_variables)
+    for variable, value in zip(model.trainable_variables, before, strict=True):
+        np.testing.assert_array_equal(ops.convert_to_numpy(variable), value)
+
+
+def test_a_second_build_changes_nothing():
+    norm = keras_norms.SwitchableNormalization()
+    model = keras.Sequential([keras.Input((4, 4, 3)), norm])
+    variables = model.trainable_variables
+    optimizer = keras_norms.configure_optimizer(
+        keras.optimizers.SGD(0.1), model, control_multiplier=10.0
+    )
+    optimizer.build(variables)
+    optimizer.build(variables[2:])
+    before = [ops.convert_to_numpy(v) for v in variables]
+    optimizer.apply([ops.ones_like(v) for v in before], variables)
+    for variable, value in zip(variables, before, strict=True):
+        rate = 1.0 if variable.name.endswith("logits") else 0.1
+        np.testing.assert_allclose(ops.convert_to_numpy(variable), value - rate, rtol=1e-6)
+
+
+def test_a_skipped_step_keeps_the_scales_of_float8():
+    model = keras.Sequential([keras.Input((16,)), layers.Dense(16)])
+    model.layers[0].quantize("float8")
+    variables = model.trainable_variables
+    optimizer = keras_norms.configure_optimizer(
+        keras.optimizers.SGD(0.1), model, skip_nonfinite=True
+    )
+    before = [ops.convert_to_numpy(v) for v in variables]
+    slopes = [ops.zeros_like(v) for v in before]
+    slopes[0] = slopes[0] + float("inf")
+    optimizer.apply(slopes, variables)
+    for variable, value in zip(variables, before, strict=True):
+        np.testing.assert_array_equal(ops.convert_to_numpy(variable), value)
+
+
+@pytest.mark.parametrize("name", ["Adam", "Nadam"])
+def test_a_multiplier_of_one_thing_leaves_the_others_alone(name):
+    """Several steps, in which optimizers count."""
+    found = {}
+    for multiplier in (1.0, 3.0):
+        keras.utils.set_random_seed(0)
+        norm = keras_norms.SwitchableNormalization()
+        model = keras.Sequential([keras.Input((4, 4, 3)), norm])
+        optimizer = getattr(keras.optimizers, name)(0.1)
+        optimizer = keras_norms.configure_optimizer(optimizer, model, control_multiplier=multiplier)
+        for step in range(3):
+            slopes = [ops.ones(v.shape) * (step + 1) for v in model.trainable_variables]
+            optimizer.apply(slopes, model.trainable_variables)
+        found[multiplier] = ops.convert_to_numpy(norm.gamma)
+    np.testing.assert_allclose(found[3.0], found[1.0], rtol=1e-6)
+
+
 def test_errors():
     net = model()
     sgd = keras.optimizers.SGD(0.1)

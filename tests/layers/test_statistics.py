@@ -215,6 +215,25 @@ def test_freeze_and_unfreeze():
         statistics.freeze(keras.Sequential([keras.Input((2,)), layers.Dense(2)]))
 
 
+def test_frozen_norms_stay_frozen_in_a_file(tmp_path):
+    """Those too that a layer makes itself."""
+    inputs = keras.Input((5, 3))
+    x = keras_norms.NormalizedLSTM(4, norm="ln", return_sequences=True)(inputs)
+    dense = keras_norms.WeightNormalization(layers.Dense(4), mean_only_batch_norm=True)
+    net = keras.Model(inputs, keras_norms.BatchNormalization()(dense(x)))
+    keras_norms.freeze(net)
+    net.save(tmp_path / "frozen.keras")
+    loaded = keras.models.load_model(tmp_path / "frozen.keras")
+    assert [v.path for v in loaded.trainable_variables] == [v.path for v in net.trainable_variables]
+    dense = loaded.layers[2]
+    assert dense.trainable and not dense.mean_only_batch_norm.trainable
+    keras_norms.unfreeze(loaded)
+    assert len(loaded.trainable_variables) > len(net.trainable_variables)
+    net.layers[2].trainable = False  # the whole layer
+    copy = type(net.layers[2]).from_config(net.layers[2].get_config())
+    assert not copy.trainable and not copy.mean_only_batch_norm.trainable
+
+
 def test_a_model_that_calls_none_of_its_norms(rng):
     class Idle(keras.Model):
         def __init__(self):

@@ -567,6 +567,19 @@ def test_data_dependent_init_builds_and_is_exact_layer_by_layer():
     np.testing.assert_allclose(array(dense(pool(np.maximum(z, 0)))).std(0), 1, rtol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:.*does not support masking")
+def test_data_dependent_init_of_what_masks_and_wrappers_surround():
+    ids = np.array([[1, 2, 3, 0, 0], [2, 1, 0, 0, 0]])
+    embedded = layers.Embedding(4, 6, mask_zero=True)
+    conv = WeightNormalization(layers.Conv1D(4, 3), name="conv")  # which takes no mask
+    model = keras.Sequential([keras.Input((5,), dtype="int32"), embedded, conv])
+    assert data_dependent_init(model, ids) == ["conv"]
+    steps = layers.TimeDistributed(WeightNormalization(layers.Dense(4), name="step"))
+    model = keras.Sequential([keras.Input((5, 3)), steps, WeightNormalization(layers.Dense(2))])
+    with pytest.warns(UserWarning, match="step .*TimeDistributed calls it for each step"):
+        assert len(data_dependent_init(model, normal(8, 5, 3))) == 1
+
+
 def test_data_dependent_init_refuses_and_restores():
     with pytest.raises(ValueError, match="needs a model with WeightNormalization"):
         data_dependent_init(keras.Sequential([keras.Input((3,)), layers.Dense(2)]), normal(2, 3))

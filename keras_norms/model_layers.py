@@ -54,6 +54,17 @@ def has_batch_statistics(layer: Any) -> bool:
     return isinstance(layer, keras.layers.BatchNormalization)
 
 
+def own_method(layer: Any, *names: str) -> str | None:
+    """The first of these methods that the class of a layer has not from Keras or this package."""
+    for cls in type(layer).__mro__:
+        if cls.__module__.startswith(("keras.", "keras_norms.")):
+            break
+        for name in names:
+            if name in vars(cls):
+                return name
+    return None
+
+
 def frozen_norms(norms: Sequence[keras.Layer]) -> dict[str, bool]:
     """What the config of a layer says of the norms in it, if they do not train: see `freeze`."""
     return {} if all(norm.trainable for norm in norms) else {_FROZEN: True}

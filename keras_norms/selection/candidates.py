@@ -3,7 +3,6 @@
 import contextlib
 import math
 import warnings
-from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import keras
@@ -15,6 +14,7 @@ from keras_norms.model_layers import all_variables, has_batch_statistics, is_nor
 from keras_norms.optimizers import configure_optimizer
 from keras_norms.registry import get
 from keras_norms.selection.data import Samples
+from keras_norms.surgery import new_like
 from keras_norms.surgery.convert import convert
 from keras_norms.surgery.rebuild import rebuild
 
@@ -143,8 +143,6 @@ class Candidates:
                     f"The norm {norm!r} cannot be put into this model. Leave it out of `norms`. "
                     f"{FUNCTION}. {error}"
                 ) from error
-            if not copy.compiled:
-                copy.compile_from_config(self.source.get_compile_config())
         return copy
 
     def _new_base(self) -> keras.Model:
@@ -224,23 +222,16 @@ def _use_ghost_batches(model: keras.Model, size: int) -> None:
             layer.ghost_batch_size = size
 
 
-@contextlib.contextmanager
-def known_objects(model: keras.Model) -> Iterator[None]:
+def known_objects(model: keras.Model) -> contextlib.AbstractContextManager[Any]:
     """Lets Keras find functions and classes that the model is compiled with, and that it knows not.
 
     Raises:
         ValueError: if one cannot be written into a config, as a lambda.
     """
-    compiled = keras.tree.flatten(dict(model._compile_config.config))
-    known: dict[str, Callable] = {}
-    for each in compiled:
+    for each in keras.tree.flatten(dict(model._compile_config.config)):
         if getattr(each, "__name__", "") == "<lambda>":
             raise ValueError(
                 "The model is compiled with a lambda, which cannot be copied. Write it as a "
                 f"function with a name. {FUNCTION}."
             )
-        kind = each if hasattr(each, "__name__") else type(each)
-        if not kind.__module__.startswith(("keras.", "builtins")):
-            known[kind.__name__] = kind
-    with keras.saving.custom_object_scope(known):
-        yield
+    return new_like.known_objects(model)

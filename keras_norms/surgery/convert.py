@@ -13,7 +13,7 @@ from keras_norms.batch_instance import BatchInstanceNormalization
 from keras_norms.group import GroupNormalization, number_of_groups
 from keras_norms.instance import InstanceNormalization
 from keras_norms.kernels import kind_of, with_bias
-from keras_norms.model_layers import is_norm
+from keras_norms.model_layers import is_norm, own_method
 from keras_norms.registry import Norm, get
 from keras_norms.surgery.graph import Graph, Stays
 from keras_norms.surgery.rebuild import WHOLE, rebuild, replaceable_layers
@@ -44,8 +44,9 @@ def convert(
     dtype policy. All other weights are copied. The model itself does not change.
 
     Some norms contain others, and then the copy computes what the model computes: switchable
-    normalization starts with its switches at the statistic of the norm before it, and
-    batch-instance normalization with its gates. With others the model has to be trained on.
+    normalization starts with its switches at the statistic of the norm before it, so far that they
+    hardly learn, and batch-instance normalization with its gates. With others the model has to be
+    trained on.
 
     Norms that a layer of Keras normalizes position by position, as `LayerNormalization` does, are
     followed by norms whose samples are single positions.
@@ -209,6 +210,7 @@ def _transfer(layer: keras.Layer, new: keras.Layer) -> str:
             after[name].assign(keras.ops.copy(before[name]))
             kept.append(name)
     same = (same_kind or _choose(new, kind)) and new.epsilon == layer.epsilon
+    same = same and not own_method(layer, "call", "__call__", "build")
     if same and set(kept) >= set(before):
         return "computes the same"
     return f"keeps {', '.join(kept)}; train it" if kept else "its weights are new; train it"

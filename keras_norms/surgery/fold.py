@@ -9,7 +9,7 @@ from keras import layers
 from keras_norms.batch_instance import BatchInstanceNormalization
 from keras_norms.kernels import channel_axis, einsum_units, kind_of, with_bias
 from keras_norms.mean_only import MeanOnlyBatchNormalization
-from keras_norms.model_layers import is_norm
+from keras_norms.model_layers import is_norm, own_method
 from keras_norms.moving import MovingNormalization
 from keras_norms.surgery.graph import Graph, Stays
 from keras_norms.surgery.rebuild import rebuild, replaceable_layers
@@ -101,6 +101,9 @@ def _affine_of(norm: keras.Layer) -> _Affine:
     """The map that a norm is at inference."""
     if not isinstance(norm, (MovingNormalization, layers.BatchNormalization)):
         raise Stays("normalizes each sample by itself")
+    own = own_method(norm, "call", "__call__", "build")
+    if own:
+        raise Stays(f"computes what its own `{own}` says")
     if getattr(norm, "max_steps", None) is not None:
         raise Stays("has statistics for each time step")
     if isinstance(norm, (SwitchableNormalization, BatchInstanceNormalization)):
@@ -128,8 +131,10 @@ def _kernel_of(layer: Any) -> tuple[str, np.ndarray]:
         kind = kind_of(layer)
     except ValueError:
         raise Stays(f"{layer.name} is no layer with a kernel") from None
-    if not kind.affine:
-        raise Stays(f"{layer.name} does not compute w.x + b")
+    own = own_method(layer, "call", "__call__", "build", "convolution_op", "kernel")
+    if not kind.affine or own:
+        reason = f", but what its own `{own}` says" if own else ""
+        raise Stays(f"{layer.name} does not compute w.x + b{reason}")
     name = next(iter(kind.kernels))
     variable = getattr(layer, name)
     if getattr(layer, "lora_enabled", False) or "float" not in str(variable.dtype):

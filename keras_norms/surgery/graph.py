@@ -1,12 +1,12 @@
 """How the layers of a model are connected, where a graph says so."""
 
 import collections
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 
-from keras_norms.surgery.rebuild import Functional
+from keras_norms.surgery.rebuild import Functional, children, own_variables
 
 
 class Stays(Exception):
@@ -16,7 +16,7 @@ class Stays(Exception):
 class Graph:
     """How the layers of all graphs of a model are connected."""
 
-    def __init__(self, parts: Iterable[Any]) -> None:
+    def __init__(self, parts: Sequence[Any]) -> None:
         graphs = [getattr(part, "_functional", part) for part in parts]
         graphs = list({id(g): g for g in graphs if isinstance(g, Functional)}.values())
         levels = [level for g in graphs for level in g._nodes_by_depth.values()]
@@ -28,6 +28,10 @@ class Graph:
         for node in nodes:
             for tensor in node.input_tensors:
                 self._readers[id(tensor)].append(node.operation)
+        # Layers that another one holds, and variables that several hold: tied weights.
+        parts = [part for part in parts if not isinstance(part, (Functional, keras.Sequential))]
+        self._held = {id(below) for part in parts for below in children(part)}
+        self._holders = collections.Counter(id(v) for part in parts for v in own_variables(part))
 
     def shape(self, layer: keras.Layer) -> tuple[int | None, ...]:
         """The shape of the only input of a norm."""
@@ -59,4 +63,8 @@ class Graph:
     def _once(self, operation: Any) -> Any:
         if self._uses[id(operation)] > 1:
             raise Stays(f"{operation.name} is used more than once")
+        if isinstance(operation, keras.Layer):
+            tied = any(self._holders[id(v)] > 1 for v in own_variables(operation))
+            if tied or id(operation) in self._held:
+                raise Stays(f"another layer may read the weights of {operation.name}")
         return operation

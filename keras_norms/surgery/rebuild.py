@@ -1,5 +1,6 @@
 """Copies a model with other layers in the place of some of its own."""
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -9,6 +10,14 @@ from keras.src.models.functional import Functional  # Keras has no public name f
 from keras_norms.conditional import ConditionedInstanceNormalization
 from keras_norms.model_layers import all_variables, is_norm, named_layers
 from keras_norms.recurrent import NormalizedGates
+from keras_norms.surgery.new_like import (
+    class_for,
+    compile_like,
+    known_objects,
+    new_like,
+    not_compiled,
+    take_state,
+)
 from keras_norms.wrapper import KernelNormalization
 
 # {id of a layer: what stands in its place}. None lets its input through.
@@ -46,14 +55,17 @@ def rebuild(
             otherwise.
 
     Returns:
-        The copy. It is compiled as the model is, with a new optimizer. A Functional model of a
-        class whose constructor takes other arguments becomes a plain `keras.Model`.
+        The copy. It is compiled as the model is, with a new optimizer. A Functional or Sequential
+        model of a class whose constructor takes other arguments becomes a plain one.
 
     Raises:
-        ValueError: if a layer that is replaced is held in another way.
+        ValueError: if a layer that is replaced is held in another way, or if no copy would compute
+            what the model does.
     """
     copies = _Copies(replacements, keep)
-    copy = copies.of(model)
+    with known_objects(model):
+        copy = copies.of(model)
+        compile_like(model, copy)
     # From the model down, since this property of a layer sets those below it.
     for layer in model._flatten_layers():
         twin = copies.known(layer)
@@ -85,10 +97,12 @@ class _Copies:
         if isinstance(layer, Functional):
             # Keras would name the inputs anew.
             inputs = keras.tree.map_structure(_same_input, layer.input)
-            return keras.models.clone_model(
-                layer, input_tensors=inputs, clone_function=self.of, call_function=_call
-            )
-        copy = type(layer).from_config(layer.get_config())
+            class_for(layer)
+            with not_compiled(layer):
+                return keras.models.clone_model(
+                    layer, input_tensors=inputs, clone_function=self.of, call_function=_call
+                )
+        copy = new_like(layer)
         if not isinstance(layer, keras.Layer):
             return copy  # an operation, which has no weights
         _build_as(layer, copy)
@@ -97,22 +111,21 @@ class _Copies:
 
     def _sequential(self, model: keras.Sequential) -> keras.Sequential:
         layers = [self.of(layer) for layer in model.layers]
-        if model.built:
+        if model._functional is not None:  # else it is not built, or takes a list
             layers.insert(0, _same_input(model.inputs[0]))
-        copy = keras.Sequential([each for each in layers if each is not None], name=model.name)
-        if model.compiled:
-            copy.compile_from_config(model.get_compile_config())
-        return copy
+        return class_for(model)([each for each in layers if each is not None], name=model.name)
 
     def _fill(self, layer: keras.Layer, copy: keras.Layer) -> None:
         """Gives the weights of a layer to its copy, and the layers that belong into it."""
         if not any(id(below) in self._of for below in layer._flatten_layers(include_self=False)):
             self._assign(all_variables(layer), all_variables(copy))
-            pairs = zip(layer._flatten_layers(), copy._flatten_layers(), strict=True)
-            self._of.update({id(own): made for own, made in pairs})
+            for own, made in zip(layer._flatten_layers(), copy._flatten_layers(), strict=True):
+                take_state(own, made)
+                self._of[id(own)] = made
             return
-        self._assign(_own_variables(layer), _own_variables(copy))
-        for own, made in zip(_children(layer), _children(copy), strict=True):
+        self._assign(own_variables(layer), own_variables(copy))
+        take_state(layer, copy)
+        for own, made in zip(children(layer), children(copy), strict=True):
             if id(own) in self._of:
                 _put(copy, made, self._of[id(own)])
             elif isinstance(own, (Functional, keras.Sequential)):
@@ -139,26 +152,34 @@ def _same_input(tensor: Any) -> Any:
 def _call(layer: Any, *args: Any, **kwargs: Any) -> Any:
     """Calls a layer of a graph with those of the recorded arguments that it takes."""
     if layer is None:
-        return args[0]
+        return args[0] if args else next(iter(kwargs.values()))
     if isinstance(layer, keras.Layer) and not isinstance(layer, Functional):
-        accepted = layer.call_signature_parameters
-        kwargs = {name: value for name, value in kwargs.items() if name in accepted}
+        accepted = inspect.signature(layer.call).parameters.values()
+        if not any(each.kind is each.VAR_KEYWORD for each in accepted):
+            names = {each.name for each in accepted}
+            kwargs = {name: value for name, value in kwargs.items() if name in names}
     return layer(*args, **kwargs)
 
 
 def _build_as(layer: keras.Layer, copy: keras.Layer) -> None:
     """Builds a copy, if the layer is built."""
-    if layer.built and not copy.built:
-        copy.build_from_config(layer.get_build_config())
+    if not layer.built or copy.built:
+        return
+    if type(copy).build is keras.Layer.build:
+        # Keras builds the layers inside when this one calls them, which a copy has not done.
+        for own, made in zip(children(layer), children(copy), strict=True):
+            _build_as(own, made)
+    copy.build_from_config(layer.get_build_config())
 
 
-def _children(layer: keras.Layer) -> list[keras.Layer]:
+def children(layer: keras.Layer) -> list[keras.Layer]:
+    """The layers that a layer holds, without those below them."""
     return list(layer._flatten_layers(include_self=False, recursive=False))
 
 
-def _own_variables(layer: keras.Layer) -> list[keras.Variable]:
+def own_variables(layer: keras.Layer) -> list[keras.Variable]:
     """The variables of a layer without those of the layers below it."""
-    below = {id(v) for child in _children(layer) for v in all_variables(child)}
+    below = {id(v) for child in children(layer) for v in all_variables(child)}
     return [v for v in all_variables(layer) if id(v) not in below]
 
 

@@ -16,7 +16,10 @@ NEUTRAL = [
         *("laws", "masks", "precision", "errors", "oracles", "serialization", "properties"),
         *("keras_suites", "lstm", "gru", "steps", "conditional", "weight_standardization"),
     )
-] + [f"tests/surgery/test_{name}.py" for name in ("convert", "strip", "fold", "foreign_configs")]
+] + [
+    f"tests/surgery/test_{name}.py"
+    for name in ("convert", "copies", "strip", "fold", "foreign_configs")
+]
 # What the default run has on JAX, in one process.
 CHOSEN = {
     # Derivatives, states and unknown sizes: where backends differ most.

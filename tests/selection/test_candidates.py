@@ -58,7 +58,7 @@ def test_a_model_is_traced_once_and_begins_anew():
 def test_nothing_is_shared_with_the_model():
     model = mlp()
     copy = candidates(model).make("bn", 32, 0)
-    assert copy.optimizer is not model.optimizer and copy.loss is not model.loss
+    assert copy.optimizer is not model.optimizer and copy.loss is model.loss  # without a state
     assert {id(v) for v in copy.variables}.isdisjoint(id(v) for v in model.variables)
     assert not set(map(id, copy.metrics)) & set(map(id, model.metrics))
 

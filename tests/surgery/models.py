@@ -156,6 +156,7 @@ def randomize(model, rng):
             variable.assign(rng.uniform(0.5, 2, variable.shape))
         elif variable.path.endswith(("gamma", "beta", "moving_mean", "bias")):
             variable.assign(rng.normal(0.5, 0.3, variable.shape))
+    return model
 
 
 def outputs(model, x):

@@ -203,6 +203,7 @@ def figure(columns: Mapping[str, Sequence[timing.Column]]) -> Figure:
         panels[0, place].set_title(f"{growth.model}\n1 is {growth.rows[0]}", fontsize=9)
     for axis, kind in zip(panels[:, 0], ("time of a step", "peak memory of a step"), strict=True):
         axis.set_ylabel(f"{kind}, ratio")
+        axis.set_ylim(bottom=0)
     lines = [line for axis in panels.flat for line in axis.get_lines()]
     named = {line.get_label(): line for line in lines}
     drawn.legend(named.values(), named, loc="outside lower center", ncols=7, frameon=False)

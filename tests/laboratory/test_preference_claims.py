@@ -1,9 +1,11 @@
 """Claims about preferences: their criteria, applied to the published figure and to made-up nets."""
 
+import numpy as np
 import pytest
+from scipy import stats
 
 from keras_norms import comparison
-from zoo.laboratory.claims import preferences, published
+from zoo.laboratory.claims import blocks, preferences, published
 from zoo.laboratory.judge import judge
 from zoo.laboratory.study import Rows
 
@@ -28,8 +30,8 @@ def rows(seeds=(0, 1, 2), accuracy=0.6, nets=None):
 
 
 def test_published_shares_sum_to_one():
-    for blocks in published.BLOCKS.values():
-        for kinds in blocks.values():
+    for figure in published.BLOCKS.values():
+        for kinds in figure.values():
             assert all(sum(s.values()) == pytest.approx(1, abs=0.021) for s in kinds.values())
     for shares in published.BATCH_SIZES.values():
         assert sum(shares.values()) == pytest.approx(1, abs=0.011)
@@ -90,3 +92,26 @@ def test_random_differences_of_mean_and_variance_decide_nothing():
 
     assert product([0, 0, 0, 0]) == pytest.approx([0.18] * 4)
     assert product([0, 1, 0, 1]) == pytest.approx([-0.06] * 4)
+
+
+@pytest.mark.parametrize("batch", [32, 2])
+@pytest.mark.parametrize("kind", ["mean", "variance"])
+def test_blocks_agree_with_the_published_ones_only_if_they_differ_as_those_do(batch, kind, rng):
+    paper = preferences.of_kind(published.BLOCKS[batch], kind)
+    theirs = blocks.differences(paper)
+
+    def agreement(shares):
+        own = dict(zip(paper, shares, strict=True))
+        return stats.spearmanr(blocks.differences(own), theirs).statistic
+
+    names = sorted(paper["stem"])
+
+    def made(values):
+        return [dict(zip(names, block, strict=True)) for block in values]
+
+    means = [np.mean([block[name] for block in paper.values()]) for name in names]
+    noise = [agreement(made(means + rng.normal(0, 0.03, (5, 3)))) for _ in range(300)]
+    alone = [agreement(made(rng.dirichlet([3] * 3, 5))) for _ in range(1000)]
+    assert agreement(list(paper.values())) == pytest.approx(1)
+    assert np.mean(np.array(noise) > blocks.CRITICAL) < 0.1
+    assert 0.01 < np.mean(np.array(alone) > blocks.CRITICAL) < 0.07

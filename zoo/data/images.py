@@ -20,7 +20,8 @@ _MEAN_STD: dict[str | None, _Constants] = {
 # The mirror image of a character means something else, or nothing.
 _NOT_MIRRORED = {
     *("digits", "styled_digits", "restyled_digits", "contrast_digits"),
-    *("mnist", "emnist", "kmnist", "svhn_cropped", "omniglot"),
+    *("mnist", "mnist_corrupted", "binary_alpha_digits", "emnist", "kmnist", "cmaterdb"),
+    *("svhn_cropped", "omniglot", "binarized_mnist"),
 }
 # Crops of larger images have random scales and places. Those of others have random places.
 _SMALL_SIDE = 64

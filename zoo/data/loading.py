@@ -30,8 +30,9 @@ def load(
     are scaled to [-1, 1].
 
     Training images with sides up to 64 pixels are shifted by up to an eighth of the side. Larger
-    ones become random resized crops. Half of both are mirrored, but characters and digits never
-    are. Test images are central squares. A model of sequences reads an image row by row.
+    ones become random resized crops. Half of both are mirrored, those of a folder too, but the
+    characters and digits of known sets never are. Test images are central squares. A model of
+    sequences reads an image row by row.
 
     Vectors stay as they are, neither standardized nor augmented.
 

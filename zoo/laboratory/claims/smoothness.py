@@ -7,11 +7,15 @@ from zoo.laboratory.study import Claim, Effect, Learnt, Number, Rows, gap
 
 SOURCE = "1805.11604, section 3.1; ARTICLES 14"
 NORMS = ("bn", "ln", "gn", "in", "sn", "wn")
-LEARNT = Learnt(
-    "without a norm and with BN, nets classify at least 40% of the test images",
-    least("test_accuracy", ("none", "bn"), shift=False),
-    0.4,
-)
+
+
+def learnt(norm: str) -> Learnt:
+    """The nets of a claim have learnt."""
+    return Learnt(
+        f"without a norm and with {norm}, nets classify at least 40% of the test images",
+        least("test_accuracy", ("none", norm), shift=False),
+        0.4,
+    )
 
 
 def against_none(measure: str) -> Effect:
@@ -39,7 +43,7 @@ CLAIMS = (
             f"log10 of the {measured}, no norm over BN",
             0.1,
             "{:+.2f}",
-            learnt=LEARNT,
+            learnt=learnt("bn"),
         )
         for name, statement, measure, measured in (
             (
@@ -66,7 +70,7 @@ CLAIMS = (
             "training loss after equal steps, no norm minus the norm",
             0.05,
             case=norm,
-            learnt=LEARNT,
+            learnt=learnt(norm),
         )
         for norm in NORMS
     ),
@@ -77,6 +81,6 @@ CLAIMS = (
         gap("final_loss", {"norm": "none", "shift": False}, {"norm": "bn", "shift": True}),
         "training loss after equal steps, no norm minus BN with the shift",
         0.05,
-        learnt=LEARNT,
+        learnt=learnt("bn"),
     ),
 )

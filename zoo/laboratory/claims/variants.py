@@ -7,7 +7,7 @@ SOURCE = "1811.07727; ARTICLES 13"
 BASE, SMALL = "as it is", "2 samples"
 # {variant: what it changes, in the words of the source}
 VARIANTS = {
-    "random switches": "the initialization of the switches",
+    "random switches": "the initialization of switches and kernels",
     "rate in steps": "the decay of the rate",
     "Adam": "the solver",
 }

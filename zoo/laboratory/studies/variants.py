@@ -51,9 +51,10 @@ STUDY = Study(
     question="Do the choices of switches depend on how a net is trained?",
     about=(
         "A ResNet-20 with Switchable Norm learns CIFAR-10 as in the study preferences, with "
-        "statistics of 32 samples. One thing is changed at a time: switches start at random, the "
-        "rate falls in steps and not along a cosine, Adam takes the place of SGD. How far the "
-        "choices move is compared with how far they move if statistics are those of 2 samples: "
+        "statistics of 32 samples. One thing is changed at a time: switches start at random, and "
+        "then kernels start otherwise too; the rate falls in steps and not along a cosine; Adam "
+        "takes the place of SGD. How far the choices move is compared with how far they move if "
+        "statistics are those of 2 samples: "
         f"{', '.join(VARIANTS)}, and {SMALL}."
     ),
     plan=plan,

@@ -82,8 +82,8 @@ def claims(model: str, batches: Sequence[int], least_accuracy: float) -> tuple[C
             threshold=APART,
             across_seeds=True,
             remark="Layers that drift apart at random have a product of 0 on average. When "
-            "ResNet-20 was first judged, the test took products as independent, and one more of its "
-            "cases held.",
+            "ResNet-20 was first judged, the test took products as independent, and one more of "
+            "its cases held.",
         )
     falls = {k: published_net(32, k)["batch"] - published_net(2, k)["batch"] for k in SWITCHES}
     found += claim(

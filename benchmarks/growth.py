@@ -16,22 +16,12 @@ from keras_norms.timing import Step
 from zoo.laboratory import measuring
 from zoo.training import distribution
 
-KERAS = {
-    "keras BN": keras.layers.BatchNormalization,
-    "keras BN(synchronized=True)": functools.partial(
-        keras.layers.BatchNormalization, synchronized=True
-    ),
-    "keras GN (8 groups)": lambda **kwargs: keras.layers.GroupNormalization(8),
-    "keras LN": lambda **kwargs: keras.layers.LayerNormalization(),
-    "keras LSTM": "none",
-}
 IMAGES = ("keras BN", "keras GN (8 groups)", "bn", "gn", "sn")
 REPLICAS = (
     *("keras BN", "keras BN(synchronized=True)", "bn", "bn(synchronized=True)", "gn"),
     *("sn", "sn(synchronized=True)"),
 )
-TOKENS = ("keras LN", "ln", "rms", "bn", "gn", "sn")
-STEPS = ("keras LSTM", "ln", "rms", "bn", "gn", "sn")
+SEQUENCES = ("ln", "rms", "bn", "gn", "sn")
 # Those of Keras in grey; the others in the colours of Okabe and Ito.
 COLOURS = {
     **{"keras BN": "0.1", "keras GN": "0.6", "keras LN": "0.1", "keras LSTM": "0.1"},
@@ -49,7 +39,7 @@ class Growth:
         unit: of the sizes.
         sizes: ints, for each of which steps are timed. Memory is measured at both ends.
         rows: names of norms; the others are compared with the first.
-        batch: the number of samples for each size.
+        batch: the number of samples; None for the size itself.
         prepare: function `(size, norm) -> (step, inputs)`, where `inputs(n)` is a batch of n.
     """
 
@@ -57,7 +47,7 @@ class Growth:
     unit: str
     sizes: tuple[int, ...]
     rows: tuple[str, ...]
-    batch: Callable[[int], int]
+    batch: int | None
     prepare: Callable[[int, Any], Prepared]
 
 
@@ -81,35 +71,22 @@ def _replicas(number: int, norm: Any) -> Prepared:
     return step, functools.partial(models.split_batch, strategy, number)
 
 
+def _longer(
+    model: str, unit: str, base: str, batch: int, build: Callable[..., keras.Model]
+) -> Growth:
+    title = f"{model}, {batch} sequences"
+    rows, prepare = (base, *SEQUENCES), functools.partial(_sequences, build)
+    return Growth(title, unit, (64, 256, 1024), rows, batch, prepare)
+
+
 GROWTHS = {
     "batch": Growth(
-        "ResNet-20",
-        "images",
-        (2, 8, 32, 128, 256),
-        IMAGES,
-        lambda size: size,
-        lambda size, norm: _images(20, norm),
+        "ResNet-20", "images", (2, 8, 32, 128, 256), IMAGES, None, lambda _, norm: _images(20, norm)
     ),
-    "depth": Growth("ResNet, 32 images", "layers", (20, 56, 110), IMAGES, lambda size: 32, _images),
-    "replicas": Growth(
-        "ResNet-20, 64 images", "replicas", (1, 2, 4, 8), REPLICAS, lambda size: 64, _replicas
-    ),
-    "tokens": Growth(
-        "Transformer, 8 sequences",
-        "tokens",
-        (64, 256, 1024),
-        TOKENS,
-        lambda size: 8,
-        functools.partial(_sequences, models.transformer),
-    ),
-    "steps": Growth(
-        "LSTM, 16 sequences",
-        "steps",
-        (64, 256, 1024),
-        STEPS,
-        lambda size: 16,
-        functools.partial(_sequences, models.lstm),
-    ),
+    "depth": Growth("ResNet, 32 images", "layers", (20, 56, 110), IMAGES, 32, _images),
+    "replicas": Growth("ResNet-20, 64 images", "replicas", (1, 2, 4, 8), REPLICAS, 64, _replicas),
+    "tokens": _longer("Transformer", "tokens", "keras LN", 8, models.transformer),
+    "steps": _longer("LSTM", "steps", "keras LSTM", 16, models.lstm),
 }
 
 
@@ -144,11 +121,12 @@ def _columns(name: str, rounds: int) -> Iterator[timing.Column]:
     growth = GROWTHS[name]
     base, *_ = growth.rows
     for size in growth.sizes:
-        prepared = {row: growth.prepare(size, KERAS.get(row, row)) for row in growth.rows}
+        prepared = {row: growth.prepare(size, models.KERAS.get(row, row)) for row in growth.rows}
         _, inputs = prepared[base]
         steps = {row: step for row, (step, _) in prepared.items()}
         title = f"{size} {growth.unit}"
-        column, _ = timing.time_steps(title, steps, inputs(growth.batch(size)), base, rounds)
+        batch = inputs(growth.batch or size)
+        column, _ = timing.time_steps(title, steps, batch, base, rounds)
         yield column
     for size in (growth.sizes[0], growth.sizes[-1]):
         print(f"{size} {growth.unit}, memory", file=sys.stderr)
@@ -169,9 +147,9 @@ def _memory(name: str, size: int) -> timing.Column:
 def measure_peak(name: str, size: int, row: str) -> int | None:
     """Bytes that a training step takes in this process, which `_memory` starts; or None."""
     growth = GROWTHS[name]
-    step, inputs = growth.prepare(size, KERAS.get(row, row))
+    step, inputs = growth.prepare(size, models.KERAS.get(row, row))
     least = size if name == "replicas" else 2  # batch norm in an LSTM refuses a single sample
-    return measuring.peak_memory(step, inputs(least), inputs(growth.batch(size)))
+    return measuring.peak_memory(step, inputs(least), inputs(growth.batch or size))
 
 
 def figure(columns: Mapping[str, Sequence[timing.Column]]) -> Figure:

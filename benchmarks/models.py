@@ -19,7 +19,21 @@ from zoo.training import distribution
 
 BATCH = 64
 IMAGE, ROWS = (32, 32, 3), (28, 28)
+# What stands for norms of Keras in rows.
+KERAS = {
+    "keras BN": keras.layers.BatchNormalization,
+    "keras BN(synchronized=True)": functools.partial(
+        keras.layers.BatchNormalization, synchronized=True
+    ),
+    "keras GN (8 groups)": lambda **kwargs: keras.layers.GroupNormalization(8),
+    "keras GN (-1)": lambda **kwargs: keras.layers.GroupNormalization(-1),
+    "keras LN": lambda **kwargs: keras.layers.LayerNormalization(),
+    "keras LSTM": "none",
+}
+UNFUSED = ", not fused"
+FUSIBLE = ("bn", "gn", "sn")
 NORMS = ("none", "bn", "ln", "gn", "in", "bin", "sn")
+_OF_IMAGES = ("keras BN", "keras GN (8 groups)", "keras GN (-1)", *NORMS)
 SEQUENCE_NORMS = ("none", "ln", "rms", "bn", "gn", "sn")
 
 
@@ -80,35 +94,22 @@ def _not_fused(model: keras.Model) -> keras.Model:
     return model
 
 
-def _images() -> dict[str, keras.Model]:
-    """ResNet-20 with norms of Keras, and with each of ours."""
-    return {
-        "keras BN": resnet(keras.layers.BatchNormalization),
-        "keras GN (8 groups)": resnet(lambda **kwargs: keras.layers.GroupNormalization(8)),
-        "keras GN (-1)": resnet(lambda **kwargs: keras.layers.GroupNormalization(-1)),
-        **{norm: resnet(norm) for norm in NORMS},
-    }
-
-
-def _fused_or_not() -> dict[str, keras.Model]:
-    """ResNet-20 with Keras's batch norm, and with norms of ours with and without programs."""
-    norms = ("bn", "gn", "sn")
-    return {
-        "keras BN": resnet(keras.layers.BatchNormalization),
-        **{norm: resnet(norm) for norm in norms},
-        **{f"{norm}, not fused": _not_fused(resnet(norm)) for norm in norms},
-    }
+def _resnets(*rows: str) -> dict[str, keras.Model]:
+    """ResNet-20 with the norm that each row names."""
+    models = {row: resnet(KERAS.get(row, row.removesuffix(UNFUSED))) for row in rows}
+    return {row: _not_fused(m) if row.endswith(UNFUSED) else m for row, m in models.items()}
 
 
 def convolutional(rounds: int) -> Iterator[timing.Column]:
     """A training step of the ResNet-20 on 64 images, without XLA."""
-    models = _images() | _fused_or_not()
+    rows = (*_OF_IMAGES, *(norm + UNFUSED for norm in FUSIBLE))
+    models = _resnets(*rows)
     yield from _time_models(f"ResNet-20, {(BATCH, *IMAGE)}", models, IMAGE, "keras BN", rounds)
 
 
 def predictions(rounds: int) -> Iterator[timing.Column]:
     """Inference of the ResNet-20 on 64 images, without XLA."""
-    steps = {name: _inference(model) for name, model in _images().items()}
+    steps = {name: _inference(model) for name, model in _resnets(*_OF_IMAGES).items()}
     x, _ = tensors(IMAGE)
     yield from timing.time_steps(f"ResNet-20, {(BATCH, *IMAGE)}", steps, (x,), "keras BN", rounds)
 
@@ -137,7 +138,8 @@ def sizes(_: int) -> Iterator[timing.Column]:
     """Twenty training steps of the ResNet-20, each on a batch of another size, from 35 to 54."""
     signature = [tf.TensorSpec((None, *IMAGE)), tf.TensorSpec((None,), tf.int64)]
     seconds = {}
-    for name, model in _fused_or_not().items():
+    rows = ("keras BN", *FUSIBLE, *(norm + UNFUSED for norm in FUSIBLE))
+    for name, model in _resnets(*rows).items():
         train = measuring.training_step(model, keras.optimizers.SGD(0.01))
         step = tf.function(train.python_function, input_signature=signature)
         for size in (33, 34):  # a step traces for any size; the second is that of an epoch's end

@@ -77,12 +77,18 @@ def data_dependent_init(model: keras.Model, batch: Any) -> list[str]:
 
         return call
 
-    left_out = {path: layer.why_not_initialize() for path, layer in wrappers.items()}
-    for around in named_layers(model).values():
-        if isinstance(around, keras.layers.TimeDistributed):
-            inside = {id(layer) for layer in around._flatten_layers()}
-            steps = {path for path, layer in wrappers.items() if id(layer) in inside}
-            left_out |= dict.fromkeys(steps, "TimeDistributed calls it for each step")
+    by_step = {
+        id(layer)
+        for around in named_layers(model).values()
+        if isinstance(around, keras.layers.TimeDistributed)
+        for layer in around._flatten_layers()
+    }
+    left_out = {
+        path: "TimeDistributed calls it for each step"
+        if id(layer) in by_step
+        else layer.why_not_initialize()
+        for path, layer in wrappers.items()
+    }
     able = {path: layer for path, layer in wrappers.items() if not left_out[path]}
     with keras.StatelessScope() as scope, contextlib.ExitStack() as stack:
         for path, layer in able.items():

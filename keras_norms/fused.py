@@ -114,9 +114,8 @@ def _make_program(
         instance = finite(mean, variance, constant(count, mean))
         scale, shift, batch = layer.coefficients(mean, pivot, instance, weights, training=True)
         # Of the type that the layer computes by itself, as another replica may.
-        return *(ops.cast(t, dtype) for t in (scale, shift)), tuple(
-            ops.cast(t, dtype) for t in batch or ()
-        )
+        scale, shift, *batch = (ops.cast(t, dtype) for t in (scale, shift, *(batch or ())))
+        return scale, shift, tuple(batch)
 
     @compiled
     def forward(x: Tensor, weights: Weights) -> tuple[Tensor, Any, tuple[Tensor, ...]]:

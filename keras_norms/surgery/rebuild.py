@@ -97,7 +97,7 @@ class _Copies:
         if isinstance(layer, Functional):
             # Keras would name the inputs anew.
             inputs = keras.tree.map_structure(_same_input, layer.input)
-            class_for(layer)
+            class_for(layer)  # Keras chooses the same, but does not refuse
             with not_compiled(layer):
                 return keras.models.clone_model(
                     layer, input_tensors=inputs, clone_function=self.of, call_function=_call

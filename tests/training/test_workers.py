@@ -96,17 +96,22 @@ def test_one_of_several_workers_is_the_chief(monkeypatch):
     assert workers.is_chief()
 
 
-@pytest.mark.process
-@pytest.mark.slow
-def test_workers_that_are_told_to_end_save_together(tmp_path):
-    folder = tmp_path / "workers" / "run"
+def trained_for_two_epochs(tmp_path):
+    """Starts a long run on two workers, and waits until it has its second checkpoint."""
+    folder, options = tmp_path / "workers" / "run", ("--epochs", "60", "--batch-size", "16")
     folder.parent.mkdir()
-    options = ("--epochs", "60", "--batch-size", "16")
     processes = start(folder, *options)
     deadline = time.monotonic() + 120
     while not list((folder / "checkpoints").glob("epoch-0000[2-9]*")):
         assert time.monotonic() < deadline
         time.sleep(0.05)
+    return folder, processes, options
+
+
+@pytest.mark.process
+@pytest.mark.slow
+def test_workers_that_are_told_to_end_save_together(tmp_path):
+    folder, processes, options = trained_for_two_epochs(tmp_path)
     for process in processes:
         process.send_signal(signal.SIGTERM)
     codes, outputs = finish(processes, folder)
@@ -121,14 +126,7 @@ def test_workers_that_are_told_to_end_save_together(tmp_path):
 @pytest.mark.process
 @pytest.mark.slow
 def test_a_killed_worker_ends_the_run_and_a_restart_resumes(tmp_path):
-    folder = tmp_path / "workers" / "run"
-    folder.parent.mkdir()
-    options = ("--epochs", "60", "--batch-size", "16")
-    workers = start(folder, *options)
-    checkpoints = folder / "checkpoints"
-    deadline = time.monotonic() + 120
-    while not list(checkpoints.glob("epoch-0000[2-9]*")) and time.monotonic() < deadline:
-        time.sleep(0.05)
+    folder, workers, options = trained_for_two_epochs(tmp_path)
     workers[1].send_signal(signal.SIGKILL)
     killed = time.monotonic()
     codes, outputs = finish(workers, folder)

@@ -10,7 +10,7 @@ BIN = "1805.07925; ARTICLES 11"
 
 
 def learnt(role: str, *norms: str) -> Learnt:
-    """The better of two nets has learnt a data set. Objects have ten classes, contrasts four."""
+    """The best of some nets has learnt a data set. Objects have ten classes, contrasts four."""
     share = 0.9 if role == LABEL else 0.5
     return Learnt(
         f"where style is {role}, at least {share:.0%} of the test images are classified by "

@@ -114,8 +114,8 @@ def _make_program(
         instance = finite(mean, variance, constant(count, mean))
         scale, shift, batch = layer.coefficients(mean, pivot, instance, weights, training=True)
         # Of the type that the layer computes by itself, as another replica may.
-        scale, shift, *batch = (ops.cast(t, dtype) for t in (scale, shift, *(batch or ())))
-        return scale, shift, tuple(batch)
+        scale, shift, *moments = (ops.cast(t, dtype) for t in (scale, shift, *(batch or ())))
+        return scale, shift, tuple(moments)
 
     @compiled
     def forward(x: Tensor, weights: Weights) -> tuple[Tensor, Any, tuple[Tensor, ...]]:

@@ -14,7 +14,6 @@ from keras_norms.model_layers import all_variables, has_batch_statistics, is_nor
 from keras_norms.optimizers import configure_optimizer
 from keras_norms.registry import get
 from keras_norms.selection.data import Samples
-from keras_norms.surgery import new_like
 from keras_norms.surgery.convert import convert
 from keras_norms.surgery.rebuild import rebuild
 
@@ -70,13 +69,15 @@ class Candidates:
             raise ValueError("`model` is not compiled. Call its `compile` first.")
         if not model.built:
             raise ValueError("`model` is not built. Call it on a batch first.")
-        if not any(is_norm(layer) for layer in named_layers(model).values()):
+        if not any(is_norm(layer) and layer.trainable for layer in named_layers(model).values()):
             raise ValueError(
-                "`model` has no norm that could be replaced. Put one where norms belong. "
+                "`model` has no norm that could be replaced. Put one where norms belong; those of "
+                "frozen layers stay. "
                 f"{FUNCTION}."
             )
+        optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
         for end in ("", "_pattern"):
-            if getattr(model.optimizer, f"_exclude_from_weight_decay{end}", None):
+            if getattr(optimizer, f"_exclude_from_weight_decay{end}", None):
                 raise ValueError(
                     "The config of the optimizer does not hold what `exclude_from_weight_decay` "
                     f"excludes, so copies would lose it. {FUNCTION}."
@@ -132,23 +133,23 @@ class Candidates:
         return model
 
     def _converted(self, norm: str, seed: int) -> keras.Model:
-        with known_objects(self.source):
-            try:
-                if self._base is None or self._base[0] != seed:
-                    self._base = seed, self._new_base()
-                keras.utils.set_random_seed(seed)
-                copy, _ = convert(self._base[1], norm, transfer=False)
-            except ValueError as error:
-                raise ValueError(
-                    f"The norm {norm!r} cannot be put into this model. Leave it out of `norms`. "
-                    f"{FUNCTION}. {error}"
-                ) from error
+        try:
+            if self._base is None or self._base[0] != seed:
+                self._base = seed, self._new_base()
+            keras.utils.set_random_seed(seed)
+            copy, _ = convert(self._base[1], norm, where=_is_trained, transfer=False)
+        except ValueError as error:
+            raise ValueError(
+                f"The norm {norm!r} cannot be put into this model. Leave it out of `norms`. "
+                f"{FUNCTION}. {error}"
+            ) from error
         return copy
 
     def _new_base(self) -> keras.Model:
         """The user's model with the weights that a seed draws."""
         model = self.source
         norms = [layer for layer in named_layers(model).values() if is_norm(layer)]
+        norms = [norm for norm in norms if norm.trainable]
         of_norms = {id(variable) for norm in norms for variable in all_variables(norm)}
 
         def keep(variable: keras.Variable) -> bool:
@@ -222,16 +223,6 @@ def _use_ghost_batches(model: keras.Model, size: int) -> None:
             layer.ghost_batch_size = size
 
 
-def known_objects(model: keras.Model) -> contextlib.AbstractContextManager[Any]:
-    """Lets Keras find functions and classes that the model is compiled with, and that it knows not.
-
-    Raises:
-        ValueError: if one cannot be written into a config, as a lambda.
-    """
-    for each in keras.tree.flatten(dict(model._compile_config.config)):
-        if getattr(each, "__name__", "") == "<lambda>":
-            raise ValueError(
-                "The model is compiled with a lambda, which cannot be copied. Write it as a "
-                f"function with a name. {FUNCTION}."
-            )
-    return new_like.known_objects(model)
+def _is_trained(path: str, layer: keras.Layer) -> bool:
+    """Whether a norm is one to replace. Frozen ones belong to what was learnt before."""
+    return layer.trainable

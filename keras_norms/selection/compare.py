@@ -14,11 +14,12 @@ from typing import Any
 import keras
 
 from keras_norms.arguments import positive
-from keras_norms.model_layers import named_layers
+from keras_norms.model_layers import all_variables, named_layers
 from keras_norms.optional import require
+from keras_norms.output import finite
 from keras_norms.registry import get
 from keras_norms.selection import plan as planning
-from keras_norms.selection.candidates import Candidates, Recipe, known_objects
+from keras_norms.selection.candidates import Candidates, Recipe
 from keras_norms.selection.console import Console, quiet
 from keras_norms.selection.constant import constant_metrics
 from keras_norms.selection.costs import measure_costs
@@ -213,10 +214,9 @@ class Comparison:
         models = {norm: self.candidates.get(norm, self.sizes[0], 0) for norm in self.norms}
         reference = models[self.norms[0]]
         start = evaluate(reference, self.validation, self.sizes[0])
-        self.monitor = self._metric(start)
+        self.monitor = self._metric(start, reference)
         self.higher = self._is_higher_better(reference)
-        with known_objects(reference):
-            self.constant = constant_metrics(reference, self.train, self.validation)
+        self.constant = constant_metrics(reference, self.train, self.validation, self.sizes[0])
         store = Store(place, self._settings(reference), resume)
         show = Console(verbose)
         show.line("measuring the time of steps ...")
@@ -254,14 +254,16 @@ class Comparison:
         show.line(planning.in_words(plan, self.norms, self.sizes, self.budget))
         failures = self._train(plan, store, seconds, show)
         facts = self._facts(plan, store, failures, costs, agreed, switches)
-        result = ComparedNorms(facts)
+        result = ComparedNorms(finite(facts))
         if place is not None:
             result.write(place)
         return result
 
-    def _metric(self, start: dict[str, float]) -> str:
+    def _metric(self, start: dict[str, float], model: keras.Model) -> str:
         if not self.monitor:
-            return next((name for name in start if name != "loss"), "loss")
+            # In the order of the model. Keras sorts what it measures by name.
+            names = [each.name for each in _compiled_metrics(model)]
+            return next((k for name in names for k in start if k.endswith(name)), "loss")
         if self.monitor not in start:
             raise ValueError(
                 f"`monitor` must be one of {', '.join(start)}. Received: {self.monitor!r}"
@@ -275,10 +277,7 @@ class Comparison:
             raise ValueError(f'`mode` must be "auto", "min" or "max". Received: {self.mode!r}')
         if self.monitor == "loss":
             return False
-        known = {}
-        for metric in model.metrics:
-            for each in getattr(metric, "metrics", [metric]):
-                known[each.name] = getattr(each, "_direction", None)
+        known = {each.name: getattr(each, "_direction", None) for each in _compiled_metrics(model)}
         direction = next((d for name, d in known.items() if self.monitor.endswith(name)), None)
         if direction is None:
             raise ValueError(
@@ -290,12 +289,15 @@ class Comparison:
     def _settings(self, model: keras.Model) -> dict[str, Any]:
         """What runs depend on."""
         digest = hashlib.sha256()
-        classes = [type(layer).__name__ for layer in named_layers(model).values()]
+        layers = [_settings_of(layer) for layer in named_layers(model).values()]
         shapes = [tuple(variable.shape) for variable in model.variables]
-        compiled = {} if self.candidates.is_function else _nameless(model.get_compile_config())
-        digest.update(json.dumps([classes, shapes, compiled], default=str).encode())
-        if self.options["keep_weights"] and not self.candidates.is_function:
-            for variable in self.candidates.source.variables:
+        compiled = _nameless(model.get_compile_config())
+        content = [layers, shapes, compiled, keras.config.backend()]
+        digest.update(json.dumps(content, default=str).encode())
+        source = self.candidates.source
+        if not self.candidates.is_function:
+            kept = source.variables if self.options["keep_weights"] else _frozen(source)
+            for variable in kept:
                 digest.update(keras.ops.convert_to_numpy(variable).tobytes())
         return {
             "model": digest.hexdigest()[:16],
@@ -463,7 +465,7 @@ class Comparison:
 
     def _baseline(self, runs: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
         """What a model reaches that has learnt nothing."""
-        if self.constant is not None:
+        if self.constant is not None and self.monitor in self.constant:
             return {"what": "the best constant prediction", "value": self.constant[self.monitor]}
         starts = [
             run["curve"][0][self.monitor]
@@ -489,6 +491,25 @@ def _nameless(config: Any) -> Any:
     if isinstance(config, (list, tuple)):
         return [_nameless(each) for each in config]
     return config
+
+
+def _settings_of(layer: keras.Layer) -> list[Any]:
+    """The class and the config of a layer; without the config where it has none."""
+    try:
+        return [type(layer).__name__, _nameless(layer.get_config())]
+    except Exception:  # whatever a class of the user may raise
+        return [type(layer).__name__]
+
+
+def _frozen(model: keras.Model) -> list[keras.Variable]:
+    """The weights of frozen layers, which all runs have."""
+    frozen = [layer for layer in named_layers(model).values() if not layer.trainable]
+    return [variable for layer in frozen for variable in all_variables(layer)]
+
+
+def _compiled_metrics(model: keras.Model) -> list[keras.Metric]:
+    """The metrics that a model is compiled with, in their order."""
+    return [each for metric in model.metrics for each in getattr(metric, "metrics", ())]
 
 
 def _title(run: Run) -> str:

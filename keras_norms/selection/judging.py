@@ -60,12 +60,17 @@ def better(facts: Facts, one: float, other: float) -> bool:
 
 
 def final(facts: Facts, norm: str, size: int) -> dict[int, float]:
-    """`{seed: the metric at the end}` of the runs that are complete."""
+    """`{seed: the metric at the end}` of the runs that did not fail."""
     return {
         run["seed"]: run["curve"][-1][facts["monitor"]]
         for run in runs_of(facts, norm, size)
-        if not run["failed"] and run["curve"][-1][facts["monitor"]] is not None
+        if not has_failed(facts, run)
     }
+
+
+def has_failed(facts: Facts, run: Mapping[str, Any]) -> bool:
+    """Whether a run ended by an error, or with a metric that is no number."""
+    return bool(run["failed"]) or run["curve"][-1][facts["monitor"]] is None
 
 
 def has_learnt(facts: Facts, norm: str, size: int) -> bool:
@@ -87,30 +92,47 @@ def reference_has_learnt(facts: Facts) -> bool:
 
 
 def rank(facts: Facts, size: int) -> Ranking:
-    """The norms at a batch size, by their mean at the end.
+    """The norms at a batch size: those with a run that failed, or that have not learnt, come last.
 
-    Each norm is compared with the first on the seeds that both have: the differences by seed are
-    tested against 0 (`intervals.estimate`), with Holm's correction for the number of norms.
+    The others are ordered by their means on the seeds that all of them have. Each is compared with
+    the first on the seeds that both have: the differences by seed are tested against 0
+    (`intervals.estimate`), with Holm's correction for the number of norms.
     """
     values = {norm: final(facts, norm, size) for norm in facts["norms"]}
     sign = 1 if facts["higher"] else -1
-    order = sorted(
-        (norm for norm in values if values[norm]),
-        key=lambda norm: -sign * statistics.fmean(values[norm].values()),
-    )
+    failed = {
+        norm for norm in values if any(has_failed(facts, run) for run in runs_of(facts, norm, size))
+    }
+    sound = {norm for norm in values.keys() - failed if has_learnt(facts, norm, size)}
+    shared = set.intersection(*(set(values[norm]) for norm in sound)) if sound else set()
+
+    def place_of(norm: str) -> tuple[bool, bool, float]:
+        own = values[norm]
+        seeds = shared if norm in sound and shared else own
+        return norm in failed, norm not in sound, -sign * statistics.fmean(own[s] for s in seeds)
+
+    order = sorted((norm for norm in values if values[norm]), key=place_of)
     behind = {norm: _difference(values[order[0]], values[norm], sign) for norm in order[1:]}
+    compared = behind.keys() - failed
     # With too few seeds in common, a difference says nothing.
     told = {
-        norm: found.p
+        norm: found
         for norm, found in behind.items()
-        if found and found.p is not None and len(values[order[0]].keys() & values[norm]) >= FEWEST
+        if norm in compared and found and len(values[order[0]].keys() & values[norm]) >= FEWEST
     }
-    corrected = dict(zip(told, holm(list(told.values())), strict=True))
-    worse = {norm for norm, p in corrected.items() if p <= ERROR}
-    few = behind.keys() - told
-    same = [norm for norm in order[1:] if norm not in worse]
+    corrected = holm([found.p or 0.0 for found in told.values()])
+    # On the seeds of a pair, the second may be ahead.
+    worse = {
+        norm
+        for (norm, found), p in zip(told.items(), corrected, strict=True)
+        if p <= ERROR and found.mean > 0
+    }
+    few = compared - told.keys()
+    same = compared - worse
 
     def verdict(norm: str) -> str:
+        if norm in failed:
+            return FAILED
         if not reference_has_learnt(facts):
             return NOTHING
         if not has_learnt(facts, norm, size):
@@ -126,7 +148,7 @@ def rank(facts: Facts, size: int) -> Ranking:
         again = [
             run["recalibrated"][facts["monitor"]]
             for run in runs_of(facts, norm, size)
-            if not run["failed"] and run["recalibrated"]
+            if not has_failed(facts, run) and run["recalibrated"]
         ]
         places.append(
             Place(
@@ -138,8 +160,11 @@ def rank(facts: Facts, size: int) -> Ranking:
                 verdict(norm),
             )
         )
-    failed = [norm for norm in facts["norms"] if not values[norm] and runs_of(facts, norm, size)]
-    places += [Place(norm, {}, None, None, None, FAILED) for norm in failed]
+    places += [
+        Place(norm, {}, None, None, None, FAILED)
+        for norm in facts["norms"]
+        if norm in failed and not values[norm]
+    ]
     return Ranking(size, places)
 
 

@@ -18,9 +18,11 @@ from keras_norms.selection.judging import (
     Ranking,
     better,
     change_with_batch,
+    has_failed,
     more_steps,
     rank,
     reference_has_learnt,
+    runs_of,
 )
 
 TASK = "Which one for this task?"
@@ -99,9 +101,10 @@ def nothing(facts: Facts) -> str:
     reference, base = facts["norms"][0], facts["baseline"]
     reached = rank(facts, facts["batch_sizes"][0]).place(reference)
     value = "failed" if reached.estimate is None else f"has {form(facts, _mean(reached))}"
+    beside = f", and {base['what']} has {form(facts, base['value'])}" if base else ""
     return (
         f"Nothing can be concluded: with {reference} the model has not learnt. "
-        f"Its {facts['monitor']} {value}, and {base['what']} has {form(facts, base['value'])}. "
+        f"Its {facts['monitor']} {value}{beside}. "
         f"Give about {more_steps(facts):,} steps, or mend the learning rate first."
     )
 
@@ -230,7 +233,7 @@ def advice(facts: Facts) -> tuple[str, str]:
         return f"Compare again, with about {more_steps(facts):,} steps.", ""
     if not ranking.top:
         return f"Compare again, with {FEWEST} seeds or more.", ""
-    chosen, seeds = ranking.places[0].norm, len(ranking.places[0].values)
+    chosen, seeds = ranking.top[0].norm, len(ranking.places[0].values)
     ahead = _ahead_if_recalibrated(facts, ranking)
     if ahead:
         return (
@@ -262,7 +265,7 @@ def _percent(value: float) -> str:
 
 
 def _is_share(facts: Facts) -> bool:
-    return "acc" in facts["monitor"].lower()
+    return facts["monitor"].lower().endswith(("acc", "accuracy"))
 
 
 def _mean(place: Place) -> float:
@@ -283,10 +286,11 @@ def _troubles(facts: Facts, ranking: Ranking) -> Iterable[str]:
             f"{listed(not_learnt)} did no better than {base['what']}, "
             f"which has {form(facts, base['value'])}."
         )
-    failed = [p.norm for p in ranking.places if p.verdict == FAILED]
-    if failed:
-        yield f"All runs with {listed(failed)} failed."
-
+    for place in ranking.places:
+        if place.verdict == FAILED:
+            runs = runs_of(facts, place.norm, ranking.size)
+            failed = sum(has_failed(facts, run) for run in runs)
+            yield f"{failed} of {len(runs)} runs with {place.norm} failed."
     lagging = [
         f"{p.norm} to {form(facts, p.recalibrated)}"
         for p in ranking.places

@@ -118,8 +118,8 @@ def own_loss(y, prediction):
 def test_functions_that_keras_does_not_know():
     model = mlp(loss=own_loss, metrics=[own_loss])
     assert candidates(model).make("gn(2)", 32, 0).loss is own_loss
-    with pytest.raises(ValueError, match="lambda.*function with a name"):
-        candidates(mlp(loss=lambda y, p: own_loss(y, p))).make("gn(2)", 32, 0)
+    model = mlp(loss=lambda y, p: own_loss(y, p))
+    assert candidates(model).make("gn(2)", 32, 0).loss is model.loss
 
 
 def test_subclassed_models():
@@ -157,8 +157,26 @@ def test_models_that_are_refused(change, message):
 def test_an_optimizer_with_exclusions_is_refused():
     optimizer = keras.optimizers.AdamW(1e-3)
     optimizer.exclude_from_weight_decay(var_names=["bias"])
-    with pytest.raises(ValueError, match="exclude_from_weight_decay"):
-        candidates(mlp(optimizer)).check()
+    for wrap in (lambda each: each, keras.optimizers.LossScaleOptimizer):
+        with pytest.raises(ValueError, match="exclude_from_weight_decay"):
+            candidates(mlp(wrap(optimizer))).check()
+
+
+def test_frozen_norms_stay_with_what_they_have_learnt():
+    body = keras.Sequential([keras.Input((6,)), layers.Dense(4), layers.BatchNormalization()])
+    for variable in body.layers[1].variables:
+        variable.assign(np.full(variable.shape, 0.5))
+    head = [layers.Dense(8), layers.BatchNormalization(name="head_norm"), layers.Dense(2)]
+    model = keras.Sequential([keras.Input((6,)), body, *head])
+    body.trainable = False
+    model.compile("adam", "mse")
+    copy = candidates(model).make("gn(2)", 32, 0)
+    x = points()[0]
+    assert_equal([copy.layers[0](x)], [body(x)])
+    assert isinstance(copy.get_layer("head_norm"), keras_norms.GroupNormalization)
+    model.trainable = False
+    with pytest.raises(ValueError, match="no norm that could be replaced.*frozen"):
+        candidates(model).check()
 
 
 def test_a_norm_that_the_model_cannot_take():

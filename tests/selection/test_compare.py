@@ -265,6 +265,22 @@ def test_a_metric_of_ones_own():
     assert result.facts["monitor"] == "share" and not result.facts["higher"]
 
 
+def test_the_first_metric_of_the_model_decides():
+    """Not the first by name, and no part of the loss."""
+    metrics = [keras.metrics.SparseTopKCategoricalAccuracy(1, name="top"), "accuracy"]
+    result = compare(mlp(metrics=metrics), seeds=1, norms=(SN,))
+    assert result.facts["monitor"] == "top"
+    assert compare(mlp(metrics=[]), seeds=1, norms=(SN,)).facts["monitor"] == "loss"
+
+
+def test_another_model_is_not_resumed(tmp_path):
+    compare(seeds=1, norms=(SN,), folder=tmp_path)
+    model = mlp()
+    model.layers[3].rate = 0.9
+    with pytest.raises(ValueError, match="holds another comparison.*model"):
+        compare(model, seeds=1, norms=(SN,), folder=tmp_path, resume=True)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

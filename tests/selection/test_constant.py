@@ -13,7 +13,7 @@ TRAIN, VALIDATION = Samples(*points()), Samples(*points(64, seed=1))
 
 def of(loss, metrics=(), change=lambda y: y):
     model = mlp(loss=loss, metrics=list(metrics))
-    return constant_metrics(model, *(s._replace(y=change(s.y)) for s in (TRAIN, VALIDATION)))
+    return constant_metrics(model, *(s._replace(y=change(s.y)) for s in (TRAIN, VALIDATION)), 32)
 
 
 def test_classes():
@@ -45,3 +45,39 @@ def test_numbers():
 
 def test_a_loss_whose_best_constant_is_not_known():
     assert of("log_cosh", [], lambda y: np.eye(2)[y]) is None
+
+
+def test_weights_and_classes_that_are_left_out():
+    model, weight = mlp(), np.where(TRAIN.y == 1, 9.0, 1.0).astype("float32")
+    found = constant_metrics(model, TRAIN._replace(weight=weight), VALIDATION, 32)
+    share = weight[TRAIN.y == 1].sum() / weight.sum()
+    entropy = -np.mean(np.where(VALIDATION.y == 1, np.log(share), np.log(1 - share)))
+    assert found["loss"] == pytest.approx(entropy, abs=1e-5)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=-1)
+    found = of(loss, [], lambda y: np.where(np.arange(len(y)) % 3, y, -1))
+    assert 0.5 < found["loss"] < 0.8
+
+
+def test_models_of_all_kinds():
+    x, y = points()
+    inputs = {"a": keras.Input((6,), name="a"), "b": keras.Input((6,), name="b")}
+    merged = keras.layers.Concatenate()(list(inputs.values()))
+    regularized = keras.layers.Dense(1, kernel_regularizer="l2")(merged)
+    two = keras.Model(inputs, regularized)
+    two.compile("adam", ["mse"], metrics=["mae"])
+    samples = Samples({"a": x, "b": x}, y[:, None].astype("float32"))
+    found = constant_metrics(two, samples, samples, 32)
+    assert found["mae"] == pytest.approx(np.abs(y - y.mean()).mean(), abs=1e-5)
+    assert "loss" not in found  # a constant has no penalty
+
+    class Own(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.dense = keras.layers.Dense(1)
+
+        def call(self, x):
+            return self.dense(x)
+
+    own = Own()
+    own.compile("adam", "mse")
+    assert constant_metrics(own, samples._replace(x=x), samples._replace(x=x), 32)["loss"] > 0

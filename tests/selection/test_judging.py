@@ -1,5 +1,6 @@
 """The judge of comparisons, and what is said, on results that are made."""
 
+import itertools
 import re
 
 import pytest
@@ -80,8 +81,48 @@ def test_norms_that_fail_or_do_not_learn():
     assert found == {"bn": judging.BEST, "in": judging.NOT_LEARNT, "gn": judging.FAILED}
     said = words.answers(made)[words.TASK]
     assert "in did no better than the best constant prediction" in said
-    assert "All runs with gn failed" in said
+    assert "3 of 3 runs with gn failed" in said
     assert "the loss was NaN" in document(made, {})
+
+
+def test_norms_of_which_some_runs_fail_come_last():
+    """However good the others are; and they do not keep the rest from verdicts."""
+    made = facts({32: {"bn": [0.8, 0.81, 0.8, 0.8], "in": [0.7, 0.7, 0.71, 0.7], "gn": [0.9]}})
+    made["runs"] += [run("gn", 32, seed, 0.0, failed="the loss was NaN") for seed in (1, 2, 3)]
+    assert verdicts(made) == {"bn": judging.BEST, "in": judging.WORSE, "gn": judging.FAILED}
+    assert "3 of 4 runs with gn failed" in words.answers(made)[words.TASK]
+    assert words.advice(made)[0].startswith("bn is the best here")
+    made["runs"][-1] |= {"failed": None, "curve": run("gn", 32, 3, 0.9)["curve"]}
+    made["runs"][-1]["curve"][-1]["accuracy"] = None  # no number, though the loss is one
+    assert verdicts(made)["gn"] == judging.FAILED and document(made, {})
+
+
+def test_norms_that_have_not_learnt_are_not_advised():
+    made = facts({32: {"bn": [0.8, 0.81, 0.8], "sn": [0.99, 0.99, 0.55]}})
+    assert list(verdicts(made)) == ["bn", "sn"] and verdicts(made)["sn"] == judging.NOT_LEARNT
+    assert '"bn"' in words.advice(made)[1]
+
+
+def test_a_norm_that_leads_on_every_common_seed_is_not_worse():
+    """The time was over, and one norm has a seed more."""
+    made = facts({32: {"bn": [0.7, 0.701, 0.7, 0.95], "gn": [0.72, 0.722, 0.721]}})
+    assert list(verdicts(made)) == ["gn", "bn"] and verdicts(made)["bn"] == judging.WORSE
+
+
+def test_how_often_equal_norms_are_told_apart(rng):
+    wrong = {2: 0, 8: 0}
+    for count, _ in itertools.product(wrong, range(300)):
+        values = {f"n{i}": list(0.8 + 0.02 * rng.standard_normal(5)) for i in range(count)}
+        wrong[count] += judging.WORSE in verdicts(facts({32: values})).values()
+    assert wrong[2] < 0.15 * 300 and wrong[8] < 0.25 * 300
+
+
+def test_without_a_constant_and_a_reference(tmp_path):
+    made = facts({32: {"bn": [], "gn": [0.8, 0.81, 0.8]}}, baseline=None)
+    made["runs"] += [run("bn", 32, seed, 0.0, failed="out of memory") for seed in range(3)]
+    result = ComparedNorms(made)
+    result.write(tmp_path)
+    assert "Nothing can be concluded" in result.answers[words.TASK]
 
 
 def test_where_no_run_is_complete(tmp_path):

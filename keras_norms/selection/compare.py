@@ -1,12 +1,7 @@
 """Which norm for a model: `keras_norms.compare`."""
 
 import contextlib
-import datetime
-import hashlib
-import json
 import os
-import platform
-import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,9 +9,7 @@ from typing import Any
 import keras
 
 from keras_norms.arguments import positive
-from keras_norms.model_layers import all_variables, named_layers
 from keras_norms.optional import require
-from keras_norms.output import finite
 from keras_norms.registry import get
 from keras_norms.selection import plan as planning
 from keras_norms.selection.candidates import Candidates, Recipe
@@ -24,12 +17,13 @@ from keras_norms.selection.console import Console, quiet
 from keras_norms.selection.constant import constant_metrics
 from keras_norms.selection.costs import measure_costs
 from keras_norms.selection.data import read
+from keras_norms.selection.facts import facts_of
+from keras_norms.selection.fingerprint import fingerprint
 from keras_norms.selection.plan import Budget, OutOfTime, Plan, Run, Seconds
 from keras_norms.selection.replicas import agreement
 from keras_norms.selection.result import ComparedNorms
 from keras_norms.selection.store import Store
 from keras_norms.selection.training import POINTS, evaluate, recalibrated, train_and_measure
-from keras_norms.version import __version__
 
 NEEDED = ("scipy", "rich", "markdown", "matplotlib", "tensorflow")
 # Those of Switchable Norm for places without positions come second.
@@ -132,16 +126,6 @@ def compare(
     return Comparison(
         model, train, validation, norms, batch_sizes, seeds, steps, options, monitor, mode, budget
     ).run(replicas, folder, resume, verbose)
-
-
-# What these options are where nothing is said. A report shows the others.
-_DEFAULTS = {
-    "minutes": None,
-    "ghost": False,
-    "keep_weights": False,
-    "configure_optimizer": False,
-    "replicas": 1,
-}
 
 
 class Comparison:
@@ -253,8 +237,8 @@ class Comparison:
         plan = planned(store.once("steps", [], lambda: planned(self.steps).steps))
         show.line(planning.in_words(plan, self.norms, self.sizes, self.budget))
         failures = self._train(plan, store, seconds, show)
-        facts = self._facts(plan, store, failures, costs, agreed, switches)
-        result = ComparedNorms(finite(facts))
+        facts = facts_of(self, plan, store, failures, costs, agreed, switches)
+        result = ComparedNorms(facts)
         if place is not None:
             result.write(place)
         return result
@@ -288,19 +272,9 @@ class Comparison:
 
     def _settings(self, model: keras.Model) -> dict[str, Any]:
         """What runs depend on."""
-        digest = hashlib.sha256()
-        layers = [_settings_of(layer) for layer in named_layers(model).values()]
-        shapes = [tuple(variable.shape) for variable in model.variables]
-        compiled = _nameless(model.get_compile_config())
-        content = [layers, shapes, compiled, keras.config.backend()]
-        digest.update(json.dumps(content, default=str).encode())
-        source = self.candidates.source
-        if not self.candidates.is_function:
-            kept = source.variables if self.options["keep_weights"] else _frozen(source)
-            for variable in kept:
-                digest.update(keras.ops.convert_to_numpy(variable).tobytes())
+        source = None if self.candidates.is_function else self.candidates.source
         return {
-            "model": digest.hexdigest()[:16],
+            "model": fingerprint(model, source, self.options["keep_weights"]),
             "train": self.train.fingerprint(),
             "validation": self.validation.fingerprint(),
             "first_batch_size": self.sizes[0],
@@ -399,112 +373,12 @@ class Comparison:
             return f"failed, {found['failed']}"
         return f"{self.monitor} {found['curve'][-1][self.monitor]:.4g}, {found['seconds']:.0f} s"
 
-    def _facts(
-        self,
-        plan: Plan,
-        store: Store,
-        failures: dict[Run, str],
-        costs: dict[str, dict[str, Any]],
-        agreed: dict[str, float | None],
-        switches: Run | None,
-    ) -> dict[str, Any]:
-        runs: list[dict[str, Any]] = []
-        wanted = [
-            Run(norm, size, seed)
-            for seed in range(self.seeds)
-            for size in self.sizes
-            for norm in self.norms
-        ]
-        for run in wanted:
-            found = store.read(run)
-            if run in failures:
-                found = {"failed": failures[run], "curve": []}
-            if found is not None:
-                runs.append(
-                    {"norm": run.norm, "batch_size": run.size, "seed": run.seed}
-                    | {"curve": found["curve"], "failed": found["failed"]}
-                    | {"recalibrated": found.get("recalibrated"), "shares": found.get("shares")}
-                )
-        asked = store.read(switches) if switches is not None else None
-        shares = (asked or {}).get("shares") or next(
-            (
-                run["shares"]
-                for run in runs
-                if run["norm"].split("(")[0] == "sn" and run["batch_size"] == self.sizes[0]
-            ),
-            None,
-        )
-        source = self.candidates.source
-        shown = {name: value for name, value in self.options.items() if value != _DEFAULTS[name]}
-        return {
-            "model": getattr(source, "name", getattr(source, "__name__", "model")),
-            "function": self.candidates.is_function,
-            "samples": [self.train.count, self.validation.count],
-            "norms": self.norms,
-            "batch_sizes": self.sizes,
-            "steps": plan.steps,
-            "monitor": self.monitor,
-            "higher": self.higher,
-            "ghost": self.options["ghost"],
-            "baseline": self._baseline(runs),
-            "costs": costs,
-            "replicas": agreed,
-            "switches": shares,
-            "runs": runs,
-            "missing": len(wanted) - len(runs),
-            "options": shown,
-            "seconds": self.budget.spent,
-            "date": str(datetime.date.today()),
-            "machine": f"{os.cpu_count()} x {platform.processor() or platform.machine()}",
-            "versions": {
-                "keras": keras.__version__,
-                keras.config.backend(): _version(keras.config.backend()),
-                "keras_norms": __version__,
-            },
-        }
-
-    def _baseline(self, runs: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
-        """What a model reaches that has learnt nothing."""
-        if self.constant is not None and self.monitor in self.constant:
-            return {"what": "the best constant prediction", "value": self.constant[self.monitor]}
-        starts = [
-            run["curve"][0][self.monitor]
-            for run in runs
-            if run["norm"] == self.norms[0] and run["curve"]
-        ]
-        if not starts:
-            return None
-        return {"what": "the untrained model", "value": statistics.fmean(starts)}
-
 
 def _checked_name(norm: Any) -> str:
     if not isinstance(norm, str):
         raise ValueError(f'`norms` must be names, as "gn" or "gn(8)". Received: {norm!r}')
     get(norm)  # says which name is meant
     return norm
-
-
-def _nameless(config: Any) -> Any:
-    """A config without names, which Keras counts up with each object of a class."""
-    if isinstance(config, dict):
-        return {key: _nameless(value) for key, value in config.items() if key != "name"}
-    if isinstance(config, (list, tuple)):
-        return [_nameless(each) for each in config]
-    return config
-
-
-def _settings_of(layer: keras.Layer) -> list[Any]:
-    """The class and the config of a layer; without the config where it has none."""
-    try:
-        return [type(layer).__name__, _nameless(layer.get_config())]
-    except Exception:  # whatever a class of the user may raise
-        return [type(layer).__name__]
-
-
-def _frozen(model: keras.Model) -> list[keras.Variable]:
-    """The weights of frozen layers, which all runs have."""
-    frozen = [layer for layer in named_layers(model).values() if not layer.trainable]
-    return [variable for layer in frozen for variable in all_variables(layer)]
 
 
 def _compiled_metrics(model: keras.Model) -> list[keras.Metric]:
@@ -515,8 +389,3 @@ def _compiled_metrics(model: keras.Model) -> list[keras.Metric]:
 def _title(run: Run) -> str:
     what = " (for its switches)" * run.switches
     return f"{run.norm}{what}, batches of {run.size}, seed {run.seed}"
-
-
-def _version(module: str) -> str:
-    found = require(module, purpose="A comparison", extra="compare")[0]
-    return str(getattr(found, "__version__", ""))

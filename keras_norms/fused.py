@@ -14,6 +14,7 @@ import functools
 import json
 import math
 import threading
+import weakref
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -27,9 +28,9 @@ if TYPE_CHECKING:
 
 Weights = Mapping[str, Tensor]
 
-# Below this many elements the programs cost as much as they save.
-LEAST_ELEMENTS = 2**17
-USUAL_BATCH = 32  # where the size of the batch is not known
+# With fewer elements in a sample the programs cost as much as they save, in usual batches of 32.
+# The batch does not count: a run would change over where its last batch is smaller.
+LEAST_ELEMENTS = 2**12
 
 
 def can_fuse(
@@ -45,7 +46,7 @@ def can_fuse(
         return False
     import tensorflow as tf
 
-    axes, (batch, *sizes) = layer.axes, inputs.shape
+    axes, (_, *sizes) = layer.axes, inputs.shape
     return bool(
         not tf.executing_eagerly()
         and layer.fusible
@@ -56,7 +57,7 @@ def can_fuse(
         and axes.batch + axes.spatial + (axes.channel,) == tuple(range(len(sizes) + 1))
         and layer.moment_axes.spatial
         and all(sizes)
-        and math.prod(sizes) * (batch or USUAL_BATCH) >= LEAST_ELEMENTS
+        and math.prod(sizes) >= LEAST_ELEMENTS
         and not (getattr(layer, "synchronized", False) and replica_context() is not None)
         and all(device.device_type == "CPU" for device in tf.config.list_logical_devices())
     )
@@ -73,7 +74,7 @@ def normalize(
         for name, value in layer.arguments().items()
         if not name.endswith(("_initializer", "_regularizer", "_constraint"))
     }
-    run = _programs.program(
+    run = _programs()(
         type(layer),
         json.dumps(settings),
         layer.compute_dtype,
@@ -170,24 +171,37 @@ def _make_program(
     return tf.function(run, autograph=False)
 
 
-class _Programs(threading.local):
-    """The programs of one thread.
+def _cache() -> Any:
+    return functools.lru_cache(256)(_make_program)
+
+
+class _OfThread(threading.local):
+    def __init__(self) -> None:
+        self.programs = _cache()
+
+
+_of_thread = _OfThread()
+_of_strategy: Any = weakref.WeakKeyDictionary()
+
+
+def _programs() -> Any:
+    """`_make_program` with the programs that this thread has made.
 
     TensorFlow traces the gradient of a function when it is first needed. Two threads that share
-    a function would do that at the same time, which TensorFlow does not support.
+    a function would do that at the same time, which TensorFlow does not support. The replicas of
+    a strategy have new threads for every trace, but these run in turn, so they do share.
     """
+    import tensorflow as tf
 
-    def __init__(self) -> None:
-        self.program: Any = functools.lru_cache(256)(_make_program)
-
-
-_programs = _Programs()
+    if not tf.distribute.has_strategy():
+        return _of_thread.programs
+    return _of_strategy.setdefault(tf.distribute.get_strategy(), _cache())
 
 
 def _size(x: Tensor, axes: tuple[int, ...]) -> Any:
     """What to divide a sum by, which is 1 for a sum of nothing."""
     count = elements(x, axes)
-    return count if isinstance(count, int) else ops.cast(ops.maximum(count, 1), x.dtype)
+    return max(count, 1) if isinstance(count, int) else ops.cast(ops.maximum(count, 1), x.dtype)
 
 
 def _pivot(x: Tensor, axes: tuple[int, ...]) -> Tensor:

@@ -1,5 +1,6 @@
 """Group normalization, of which layer and instance normalization are the two ends."""
 
+import operator
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -41,7 +42,7 @@ def check_groups(groups: Groups) -> Groups:
             "Received an invalid value for argument `groups`, expected a positive integer, -1 "
             f"(one group per channel) or 'auto'. Received: groups={groups!r}"
         )
-    return groups
+    return "auto" if groups == "auto" else operator.index(groups)
 
 
 @register

@@ -2,6 +2,7 @@
 
 import functools
 import math
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -321,16 +322,21 @@ def initial_gain(
     return ops.cast(ops.reshape(ops.sqrt(_squares(kernel, axes)[1]), shape), dtype)
 
 
+# A layer is one object for all threads that call it.
+_SET_ASIDE = threading.RLock()
+
+
 def _pre_activation(layer: keras.Layer, values: Values, inputs: Tensor) -> Tensor:
     """`w.x`: what the layer computes without its bias, activation and activity regularizer."""
     if layer.bias is not None:
         values = {**values, id(layer.bias): ops.zeros_like(value_of(layer.bias))}
-    aside = layer.activation, layer.activity_regularizer
-    try:
-        layer.activation, layer.activity_regularizer = keras.activations.linear, None
-        return call_with(layer, values, inputs)
-    finally:
-        layer.activation, layer.activity_regularizer = aside
+    with _SET_ASIDE:
+        aside = layer.activation, layer.activity_regularizer
+        try:
+            layer.activation, layer.activity_regularizer = keras.activations.linear, None
+            return call_with(layer, values, inputs)
+        finally:
+            layer.activation, layer.activity_regularizer = aside
 
 
 def _align(mask: Tensor | None, x: Tensor, channel: int) -> Tensor | None:

@@ -138,12 +138,13 @@ def test_batches_of_unknown_size(norm, size, rng, calls):
     assert calls
 
 
+@pytest.mark.parametrize("known", [0, None])
 @pytest.mark.parametrize("epsilon", [0.0, 1e-3])
 @pytest.mark.parametrize("name", ["bn", "sn", "bin"])
-def test_an_empty_batch_moves_nothing(name, epsilon, rng, calls):
+def test_an_empty_batch_moves_nothing(name, epsilon, known, rng, calls):
     layer = random_layer(BY_NAME[name], SHAPE, rng, epsilon=epsilon)
     before = values(layer)
-    run = function(layer, 0.0, signature=[tf.TensorSpec((None, *SHAPE[1:]), "float64")])
+    run = function(layer, 0.0, signature=[tf.TensorSpec((known, *SHAPE[1:]), "float64")])
     _, dx, *slopes = run(tf.zeros((0, *SHAPE[1:]), "float64"))
     assert calls and dx.shape == (0, *SHAPE[1:])
     assert all(np.isfinite(slope).all() for slope in slopes)
@@ -280,7 +281,7 @@ def test_threads_train_models_of_their_own(number, calls):
     def train(index):
         try:
             fitted(FUSIBLE[index // 2 % len(FUSIBLE)], np.random.default_rng(index))
-            programs.append(fused._programs.program)
+            programs.append(fused._programs())
         except Exception as error:  # whatever TensorFlow makes of a race
             failures.append(repr(error))
 
@@ -294,7 +295,7 @@ def test_threads_train_models_of_their_own(number, calls):
 
 
 def test_layers_of_one_kind_share_programs(rng, calls):
-    fused._programs.program.cache_clear()
+    fused._programs().cache_clear()
     kinds = (
         (SHAPE, {}),
         (SHAPE, {"gamma_initializer": functools.partial(keras.ops.zeros), "name": "another"}),
@@ -306,12 +307,20 @@ def test_layers_of_one_kind_share_programs(rng, calls):
         layer = random_layer(BY_NAME["bn"], shape, rng, **options)
         for one, other in both(layer, rng.normal(3, 2, shape), rng.normal(0, 1, shape)):
             assert_close(other, one, 1e-9)  # each with weights of its own
-        sizes.append(fused._programs.program.cache_info().currsize)
+        sizes.append(fused._programs().cache_info().currsize)
     assert sizes == [1, 1, 2, 3]
 
 
+@pytest.mark.parametrize("name", ["gn", "sn"])
+def test_groups_of_numpy(name, calls):
+    layer = BY_NAME[name].cls(groups=np.gcd(4, 8))
+    assert type(layer.get_config()["groups"]) is int
+    tf.function(layer)(tf.ones(SHAPE), training=True)
+    assert calls
+
+
 def test_programs_keep_no_model(rng, calls):
-    fused._programs.program.cache_clear()
+    fused._programs().cache_clear()
     model = fitted(BY_NAME["bn"], rng)
     assert calls
     layer = weakref.ref(model.layers[1])
@@ -378,14 +387,13 @@ def test_small_and_unknown_sizes_and_inference_are_the_layers(monkeypatch, calls
     trace((4, None, 6, 8))
     trace(SHAPE, training=False)
     layer(tf.ones(SHAPE), training=True)  # eager
-    elements = int(np.prod(SHAPE))
+    elements = int(np.prod(SHAPE[1:]))
     monkeypatch.setattr(fused, "LEAST_ELEMENTS", elements + 1)
     trace(SHAPE)
-    monkeypatch.setattr(fused, "USUAL_BATCH", SHAPE[0])
     trace((None, *SHAPE[1:]))
     assert not calls
     monkeypatch.setattr(fused, "LEAST_ELEMENTS", elements)
-    trace(SHAPE)
+    trace((1, *SHAPE[1:]))  # no batch is too small, or a run would change over at its last one
     trace((None, *SHAPE[1:]))
     assert calls[layer.name] == 2
 
@@ -448,9 +456,14 @@ def test_fit_and_export(norm, rng, tmp_path, monkeypatch, calls):
 
 
 def test_fit_on_one_replica(rng, calls):
-    with tf.distribute.MirroredStrategy(["CPU:0"]).scope():
-        model = fitted(BY_NAME["sn"], rng)
-    assert calls and all(np.isfinite(weight).all() for weight in model.get_weights())
+    """Where every `fit` has threads of its own, which share the programs of the strategy."""
+    strategy, sizes = tf.distribute.MirroredStrategy(["CPU:0"]), []
+    for _ in range(2):
+        with strategy.scope():
+            model = fitted(BY_NAME["sn"], rng)
+            sizes.append(fused._programs().cache_info().currsize)
+        assert calls and all(np.isfinite(weight).all() for weight in model.get_weights())
+    assert sizes == [1, 1]
 
 
 @pytest.mark.process

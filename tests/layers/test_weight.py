@@ -1,3 +1,5 @@
+import threading
+import time
 import warnings
 
 import keras
@@ -327,6 +329,32 @@ def test_mean_only_batch_norm(name):
     np.testing.assert_allclose(array(plain(x)), y, atol=1e-6)
     wrapper.trainable = False
     np.testing.assert_array_equal(array(wrapper(x, training=True)), y)
+
+
+def test_mean_only_threads_keep_the_activation():
+    """A call sets it aside, while other threads may call the same layer."""
+    inner = Slow(3, activation="relu")
+    layer = WeightNormalization(inner, **MEAN_ONLY)
+    x = np.ones((2, 4), "float32")
+    layer(x)
+    threads = [threading.Thread(target=layer, args=(x,)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert inner.activation is keras.activations.relu
+
+
+class Slow(keras.layers.Dense):
+    """So slow that calls of several threads overlap: the first ends before the second."""
+
+    waits = (0.0, 0.1, 0.2, 0.3, 0.4)
+    calls = 0
+
+    def call(self, inputs):
+        self.calls += 1
+        time.sleep(self.waits[self.calls - 1])
+        return super().call(inputs)
 
 
 def test_mean_only_remove_keeps_a_bias_that_is_not_per_unit():

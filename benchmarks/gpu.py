@@ -86,7 +86,7 @@ def on_jax(shape: tuple[int, ...], dtype: str) -> Iterator[tuple[str, Call, Call
     def calls(apply: Callable, weights: Any) -> tuple[Call, Call]:
         def step(weights: Any, x: Any, dy: Any) -> Any:
             y, pull, rest = jax.vjp(apply, weights, x, has_aux=True)
-            return pull(dy.astype(y.dtype)), rest
+            return y, pull(dy.astype(y.dtype)), rest
 
         forward, train = jax.jit(apply), jax.jit(step)
         return (

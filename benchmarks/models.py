@@ -2,14 +2,14 @@
 
 import functools
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 import timing
-from layers import unfused
+from layers import UNFUSED, unfused
 
 import keras_norms
 import zoo
@@ -30,7 +30,6 @@ KERAS = {
     "keras LN": lambda **kwargs: keras.layers.LayerNormalization(),
     "keras LSTM": "none",
 }
-UNFUSED = ", not fused"
 FUSIBLE = ("bn", "gn", "sn")
 NORMS = ("none", "bn", "ln", "gn", "in", "bin", "sn")
 _OF_IMAGES = ("keras BN", "keras GN (8 groups)", "keras GN (-1)", *NORMS)
@@ -80,11 +79,19 @@ def _time_models(
     rounds: int,
 ) -> tuple[timing.Column, timing.Column]:
     """Times a training step of models: see `timing.time_steps`."""
-    steps = {
-        name: measuring.training_step(model, keras.optimizers.SGD(0.01))
-        for name, model in models.items()
-    }
-    return timing.time_steps(title, steps, tensors(shape), base, rounds)
+    inputs, steps = tensors(shape), {name: _training(model) for name, model in models.items()}
+    _set_up(_training(keras.models.clone_model(models[base])), inputs)
+    return timing.time_steps(title, steps, inputs, base, rounds)
+
+
+def _training(model: keras.Model) -> Callable:
+    return measuring.training_step(model, keras.optimizers.SGD(0.01))
+
+
+def _set_up(step: Callable, inputs: Sequence[tf.Tensor]) -> None:
+    """Makes TensorFlow and XLA begin, so that no row pays for it in its first step."""
+    step(*inputs)
+    tf.function(lambda x: x + 1, jit_compile=True)(1.0)
 
 
 def _not_fused(model: keras.Model) -> keras.Model:
@@ -109,8 +116,10 @@ def convolutional(rounds: int) -> Iterator[timing.Column]:
 
 def predictions(rounds: int) -> Iterator[timing.Column]:
     """Inference of the ResNet-20 on 64 images, without XLA."""
-    steps = {name: _inference(model) for name, model in _resnets(*_OF_IMAGES).items()}
+    found = _resnets(*_OF_IMAGES)
+    steps = {name: _inference(model) for name, model in found.items()}
     x, _ = tensors(IMAGE)
+    _set_up(_inference(keras.models.clone_model(found["keras BN"])), (x,))
     yield from timing.time_steps(f"ResNet-20, {(BATCH, *IMAGE)}", steps, (x,), "keras BN", rounds)
 
 
@@ -140,8 +149,7 @@ def sizes(_: int) -> Iterator[timing.Column]:
     seconds = {}
     rows = ("keras BN", *FUSIBLE, *(norm + UNFUSED for norm in FUSIBLE))
     for name, model in _resnets(*rows).items():
-        train = measuring.training_step(model, keras.optimizers.SGD(0.01))
-        step = tf.function(train.python_function, input_signature=signature)
+        step = tf.function(_training(model).python_function, input_signature=signature)
         for size in (33, 34):  # a step traces for any size; the second is that of an epoch's end
             step(*tensors(IMAGE, size))
         start = time.perf_counter()

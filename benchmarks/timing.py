@@ -82,16 +82,19 @@ def time_layers(
 
 
 def training_step(layer: keras.Layer, shape: tuple[int, ...], xla: bool) -> Callable:
-    """A compiled function `(x, dy) -> gradients` of x and of the layer's weights."""
+    """A compiled function `(x, dy) -> (y, gradients of x and of the layer's weights)`.
+
+    It returns `y` because TensorFlow would not compute it otherwise: few gradients need it.
+    """
     layer.build(shape)
     weights = [weight.value for weight in layer.trainable_weights]
 
     @tf.function(jit_compile=xla)
-    def step(x: tf.Tensor, dy: tf.Tensor) -> list[tf.Tensor]:
+    def step(x: tf.Tensor, dy: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
         with tf.GradientTape() as tape:
             tape.watch(x)
             y = layer(x, training=True)
-        return tape.gradient(y, [x, *weights], output_gradients=dy)
+        return y, tape.gradient(y, [x, *weights], output_gradients=dy)
 
     return step
 

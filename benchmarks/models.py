@@ -185,10 +185,10 @@ def _inference(model: keras.Model) -> Callable:
     return tf.function(lambda x: model(x, training=False))
 
 
-def replicated_step(strategy: tf.distribute.Strategy, norm: Any) -> Callable:
-    """A compiled function of a batch that is split among replicas, which trains a ResNet-20."""
+def replicated_step(strategy: tf.distribute.Strategy, norm: Any, depth: int = 20) -> Callable:
+    """A compiled function of a batch that is split among replicas, which trains a ResNet."""
     with strategy.scope():
-        model, optimizer = resnet(norm), keras.optimizers.SGD(0.01)
+        model, optimizer = resnet(norm, depth), keras.optimizers.SGD(0.01)
         optimizer.build(model.trainable_variables)
 
     @tf.function

@@ -89,19 +89,19 @@ CLAIMS = {
         "IN is used more in earlier layers",
         ("instance",),
         _earlier,
-        "importance of IN, first stage minus last",
+        "importance of IN, first stage minus the last, without the stem",
     ),
     "b": Claim(
         "BN is used most in the middle",
         ("batch",),
         _middle,
-        "importance of BN, mean of the inner blocks minus the larger of the outer two",
+        "importance of BN, mean of the inner blocks minus the larger of the stem and the last",
     ),
     "c": Claim(
         "LN is used most in the last layers",
         ("layer",),
         _last,
-        "importance of LN, last stage minus the largest of the other stages",
+        "importance of LN, last stage minus the largest of the other stages, without the stem",
     ),
     "d": Claim(
         "A smaller batch moves the preference from BN to LN and IN",

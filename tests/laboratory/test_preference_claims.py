@@ -43,7 +43,9 @@ def test_the_published_net_gives_the_published_effects():
         if "8 samples" in claim.case:
             assert claim.published is None and found["mean"] is None
         elif (claim.name, claim.case[-4:]) != ("d", "both"):  # of another figure of the paper
-            assert found["mean"] == pytest.approx(claim.published)
+            # A square is not comparable with products across seeds, so that of (e) is not shown.
+            assert (claim.published is None) == (claim.name == "e")
+            assert claim.published is None or found["mean"] == pytest.approx(claim.published)
             assert found["verdict"] == "holds"
             checked.add(claim.name)
     assert checked == set("abcdef")
@@ -115,3 +117,12 @@ def test_blocks_agree_with_the_published_ones_only_if_they_differ_as_those_do(ba
     assert agreement(list(paper.values())) == pytest.approx(1)
     assert np.mean(np.array(noise) > blocks.CRITICAL) < 0.1
     assert 0.01 < np.mean(np.array(alone) > blocks.CRITICAL) < 0.07
+
+
+def test_why_the_stem_is_left_out():
+    """With it the published figure fails (a) and (c): `WITHOUT_STEM`."""
+    shares = preferences.of_kind(published.BLOCKS[2], "both")
+    assert shares["stem"]["instance"] - shares["b5"]["instance"] < 0
+    assert shares["b5"]["layer"] - shares["stem"]["layer"] < 0
+    for claim in preferences.claims("any", (2,), 0.5):
+        assert (claim.remark == preferences.WITHOUT_STEM) == (claim.name in "ac")

@@ -161,7 +161,7 @@ def test_what_was_not_run_is_named(tmp_path, written):
     write(tmp_path / "runs", "synthetic")
     text, page = written()
     for study in ("distributed", "cost", "style", "preferences"):
-        assert "<strong>not tested</strong>. " in page
+        assert "<strong>no verdicts yet</strong>. " in page
         assert f"`python scripts/study.py {study} --scale evidence` tests it" in text
     assert "study.py synthetic --scale evidence` tests it" not in text
 
@@ -191,7 +191,7 @@ def test_weak_results_say_so(tmp_path, written, facts, warning):
 def test_only_nets_that_can_learn_give_verdicts(tmp_path, written, scale, counts):
     write(tmp_path / "runs", "style", claims=[claim("a", HOLDS)], scale=scale)
     text, _ = written()
-    assert f"These are {counts} published claims" in text
+    assert f"These are {counts} claims" in text
     assert ("Statement a" in text) == bool(counts)
 
 
@@ -204,15 +204,15 @@ def test_cases_of_a_claim_stand_together(tmp_path, written):
     text, _ = written()
     text = text.replace("\\", "")
     assert (
-        "> (a) Statement a: holds in wide, where it is +11.0% ± 1.0%, n=2 (published: +30.0%). "
-        "Of its 4 cases, 2 hold, 1 does not hold and 1 is not tested." in text
+        "> (a) Statement a: holds in wide, with an effect of +11.0% ± 1.0%, n=2 "
+        "(published: +30.0%). Of its 4 cases, 2 hold, 1 does not hold and 1 is not tested." in text
     )
     table = text[text.index("| claim | case | effect |") :].splitlines()[2:6]
     assert [line.split(" | ")[0].strip("| ") for line in table] == ["(a) Statement a", "", "", ""]
     assert [line.split(" | ")[1] for line in table] == [case for case, _ in cases]
     counts = "| (a) Statement a | 2 | 1 |  | 1 | [preferences (evidence)](#preferences-evidence) |"
     assert text.count(counts) == 3  # beside two of the questions, and among all claims
-    assert text.startswith("# Which") and "These are 1 published claims in 4 cases" in text
+    assert text.startswith("# Which") and "These are 1 claims in 4 cases" in text
     assert "Learnt means that each net sees: least 40%. Claims about these nets are not" in text
 
 
@@ -286,6 +286,18 @@ def test_two_results_of_a_study(tmp_path, written, capsys):
     with pytest.raises(SystemExit, match="2"):
         written(str(tmp_path / "runs"), "--collect", str(tmp_path / "kept"))
     assert "Two results of one study" in capsys.readouterr().err
+
+
+def test_a_larger_scale_is_not_replaced(tmp_path, written, capsys):
+    kept = str(tmp_path / "kept")
+    for scale in ("evidence", "smoke"):
+        write(tmp_path / "runs", "batch_size", BATCHES, scale=scale)
+    written(str(tmp_path / "runs" / "batch_size-evidence"), "--collect", kept)
+    before = (tmp_path / "kept" / "batch_size" / "result.json").read_text()
+    with pytest.raises(SystemExit, match="2"):
+        written(str(tmp_path / "runs" / "batch_size-smoke"), "--collect", kept)
+    assert "larger scale 'evidence'" in capsys.readouterr().err
+    assert (tmp_path / "kept" / "batch_size" / "result.json").read_text() == before
 
 
 def test_style_sheet_is_shipped():

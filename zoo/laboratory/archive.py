@@ -129,11 +129,19 @@ def collect(found: Sequence[Result], folder: Path) -> None:
     """Copies results to `folder/STUDY`, to be committed, and draws their figures there.
 
     Raises:
-        ValueError: if two results are of one study.
+        ValueError: if two results are of one study, or one would replace that of a larger scale.
     """
     names = [result.facts["study"] for result in found]
     if len(set(names)) < len(names):
         raise ValueError(f"Two results of one study, name one of them: {', '.join(names)}")
+    for name, result in zip(names, found, strict=True):
+        there = folder / name / RESULT
+        before = _read(there).facts["scale"] if there.exists() else result.facts["scale"]
+        if list(SCALES).index(before) > list(SCALES).index(result.facts["scale"]):
+            raise ValueError(
+                f"{there.parent} holds a result of the larger scale {before!r}. Collect into "
+                "another folder, or remove that one."
+            )
     for name, result in zip(names, found, strict=True):
         target = folder / name
         target.mkdir(parents=True, exist_ok=True)

@@ -100,7 +100,10 @@ def choice(rows: Rows, model: str) -> list[str]:
     named = [f"{LABELS[kind]} {mean:.2f}" for kind, mean in shares.items() if mean is not None]
     if not named:
         return []
-    return [f"With {rows[0]['batch']} samples, the switches of {model} choose {listed(named)}."]
+    return [
+        f"With {rows[0]['batch']} samples, the switches of {model} choose {listed(named)}. "
+        "Shares do not say which norm is best by itself."
+    ]
 
 
 def batch_size(known: Results) -> list[str]:

@@ -44,15 +44,18 @@ def document(found: Sequence[Result], folder: Path) -> str:
         *_answered_questions(known, missing, folder),
         *([("claims", "All claims", _verdicts(known.values()))] if claims else []),
         *((result.anchor, escaped(result.name), _study(result, folder)) for result in found),
-        *([("missing", "Not tested", list(missing.values()))] if missing else []),
+        *([("missing", "No verdicts yet", list(missing.values()))] if missing else []),
     ]
     verdicts = ", ".join(f"{mark(verdict)}: {count[verdict]}" for verdict in SYMBOLS)
     blocks = [
         f"# {TITLE}",
-        f"These are {claims} published claims in {count.total()} cases, judged by {len(known)} of "
-        f"{len(known) + len(missing)} studies; what the others ask is not tested. {verdicts}. "
-        f"{RULE} ± is the standard deviation over seeds. All sentences are composed from the "
-        "results.",
+        f"These are {claims} claims in {count.total()} cases, judged by {len(known)} of "
+        f"{len(known) + len(missing)} studies. The others were not run at a scale that gives "
+        f"verdicts. {verdicts}. "
+        f"{RULE} ± is the standard deviation over seeds. Published effects are computed from the "
+        "figures of papers, read to about 0.01. Samples are those that share statistics, and "
+        '"both" is the mean of the weights for mean and variance. All sentences are composed from '
+        "the results.",
         "\n".join(f"- [{title}](#{anchor})" for anchor, title, _ in parts),
     ]
     for anchor, title, content in parts:
@@ -81,8 +84,7 @@ def _in_sentences(result: Result) -> list[str]:
         sentence = (
             f"({first['name']}) {first['statement']}: {_IN_SINGULAR[first['verdict']]}{case}, "
         )
-        sentence += "where it is "
-        sentence = f"{sentence}{effect_text(first)}"
+        sentence += f"with an effect of {effect_text(first)}"
         if first["published"] is not None:
             sentence += f" (published: {first['form'].format(first['published'])})"
         if more:
@@ -131,7 +133,7 @@ def _missing(known: set[str]) -> dict[str, str]:
     planned = {name: "" for _, names, _ in QUESTIONS for name in names}
     planned |= {name: study.question for name, study in studies().items()}
     return {
-        name: f"⚠ {escaped(name)} is **not tested**. {escaped(question)} "
+        name: f"⚠ {escaped(name)} has **no verdicts yet**. {escaped(question)} "
         f"`{RUN} {name} --scale evidence` tests it."
         for name, question in planned.items()
         if name not in known

@@ -54,8 +54,8 @@ def _claims() -> tuple[Claim, ...]:
             CRITICAL,
             "{:+.2f}",
             "Shares that have nothing to do with the published ones exceed the threshold once in "
-            "twenty times. This criterion replaced a weaker one before any judged net had been "
-            "looked at.",
+            "twenty times. This criterion is ours. It replaced a weaker one five hours after the "
+            "first run had begun, before any judged net had been looked at.",
             case=f"{MODEL}, {batch} samples, {kind}",
             learnt=shared[0].learnt,
         )

@@ -67,7 +67,7 @@ def _sequences(build: Callable[..., keras.Model], length: int, norm: Any) -> Pre
 
 def _replicas(number: int, norm: Any) -> Prepared:
     strategy = distribution.strategy(number)
-    step = models.replicated_step(strategy, norm, depth=8)
+    step = models.replicated_step(strategy, norm, models.conv6)
     return step, functools.partial(models.split_batch, strategy, number)
 
 
@@ -84,7 +84,7 @@ GROWTHS = {
         "ResNet-20", "images", (2, 8, 32, 128, 256), IMAGES, None, lambda _, norm: _images(20, norm)
     ),
     "depth": Growth("ResNet, 32 images", "layers", (20, 56, 110), IMAGES, 32, _images),
-    "replicas": Growth("ResNet-8, 64 images", "replicas", (1, 2, 4, 8), REPLICAS, 64, _replicas),
+    "replicas": Growth("conv6, 64 images", "replicas", (1, 2, 4, 8), REPLICAS, 64, _replicas),
     "tokens": _longer("Transformer", "tokens", "keras LN", 8, models.transformer),
     "steps": _longer("LSTM", "steps", "keras LSTM", 16, models.lstm),
 }
@@ -101,7 +101,7 @@ def depth(rounds: int) -> Iterator[timing.Column]:
 
 
 def replicas(rounds: int) -> Iterator[timing.Column]:
-    """A training step of a ResNet-8 on more and more replicas, which share 64 images."""
+    """A training step of the net conv6 on more and more replicas, which share 64 images."""
     # A small net, because TensorFlow takes long to trace a step on 8 replicas.
     # First, since TensorFlow sets up its devices only once.
     distribution.strategy(max(GROWTHS["replicas"].sizes))

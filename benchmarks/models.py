@@ -41,6 +41,11 @@ def resnet(norm: Any, depth: int = 20) -> keras.Model:
     return zoo.resnet(depth, 10, norm=norm, input_shape=IMAGE)
 
 
+def conv6(norm: Any) -> keras.Model:
+    """Six convolutions of images."""
+    return zoo.convnet("conv6", 10, norm=norm, input_shape=IMAGE)
+
+
 def lstm(norm: Any, input_shape: tuple[int, int] = ROWS) -> keras.Model:
     """An LSTM that classifies sequences."""
     return zoo.lstm(10, norm=norm, input_shape=input_shape)
@@ -185,10 +190,12 @@ def _inference(model: keras.Model) -> Callable:
     return tf.function(lambda x: model(x, training=False))
 
 
-def replicated_step(strategy: tf.distribute.Strategy, norm: Any, depth: int = 20) -> Callable:
-    """A compiled function of a batch that is split among replicas, which trains a ResNet."""
+def replicated_step(
+    strategy: tf.distribute.Strategy, norm: Any, build: Callable[[Any], keras.Model] = resnet
+) -> Callable:
+    """A compiled function of a batch that is split among replicas, which trains a model."""
     with strategy.scope():
-        model, optimizer = resnet(norm, depth), keras.optimizers.SGD(0.01)
+        model, optimizer = build(norm), keras.optimizers.SGD(0.01)
         optimizer.build(model.trainable_variables)
 
     @tf.function

@@ -185,7 +185,7 @@ _of_strategy: Any = weakref.WeakKeyDictionary()
 
 
 def _programs() -> Any:
-    """`_make_program` with the programs that this thread has made.
+    """`_make_program` with a cache, of this thread or of the strategy that it serves.
 
     TensorFlow traces the gradient of a function when it is first needed. Two threads that share
     a function would do that at the same time, which TensorFlow does not support. The replicas of

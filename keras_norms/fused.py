@@ -16,7 +16,7 @@ import math
 import threading
 import weakref
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import keras
 from keras import ops
@@ -27,6 +27,21 @@ if TYPE_CHECKING:
     from keras_norms.base import Normalization
 
 Weights = Mapping[str, Tensor]
+
+
+class Sums(NamedTuple):
+    """Sums over positions, that a program keeps for its backward pass.
+
+    Attributes:
+        few: of a few elements, whose mean is the pivot.
+        total: of `x - pivot`.
+        squares: of `(x - pivot)^2`.
+    """
+
+    few: Tensor
+    total: Tensor
+    squares: Tensor
+
 
 # With fewer elements in a sample the programs cost as much as they save, in usual batches of 32.
 # The batch does not count: a run would change over where its last batch is smaller.
@@ -106,11 +121,12 @@ def _make_program(
     dtype = keras.backend.result_type(input_dtype, compute_dtype, "float32")
     compiled = functools.partial(tf.function, jit_compile=True, autograph=False)
 
-    def coefficients(
-        x: Tensor, pivot: Tensor, offset: Tensor, variance: Tensor, weights: Weights
-    ) -> tuple[Tensor, Tensor, Any]:
+    def coefficients(x: Tensor, pivot: Tensor, sums: Sums, weights: Weights) -> Any:
         # In float64, where neither large means nor far pivots cost precision.
-        pivot, offset, variance = (ops.cast(t, "float64") for t in (pivot, offset, variance))
+        pivot, total, squares = (ops.cast(t, "float64") for t in (pivot, sums.total, sums.squares))
+        size = _size(x, spatial, "float64")
+        offset = total / size
+        variance = ops.maximum(squares / size - ops.square(offset), 0)
         mean, count = pivot + offset, elements(x, spatial)
         instance = finite(mean, variance, constant(count, mean))
         scale, shift, batch = layer.coefficients(mean, pivot, instance, weights, training=True)
@@ -119,36 +135,34 @@ def _make_program(
         return scale, shift, tuple(moments)
 
     @compiled
-    def forward(x: Tensor, weights: Weights) -> tuple[Tensor, Any, tuple[Tensor, ...]]:
+    def forward(x: Tensor, weights: Weights) -> tuple[Tensor, Any, Sums]:
         x = ops.cast(x, dtype)
-        pivot = _pivot(x, spatial)
-        offset = _mean(x - pivot, spatial)
-        variance = _mean(ops.square(x - pivot), spatial) - ops.square(offset)
-        variance = ops.maximum(variance, 0)
-        scale, shift, batch = coefficients(x, pivot, offset, variance, weights)
+        few = _few(x, spatial)
+        pivot = _pivot(x, few, spatial)
+        centred = x - pivot
+        sums = Sums(few, _sum(centred, spatial), _sum(ops.square(centred), spatial))
+        scale, shift, batch = coefficients(x, pivot, sums, weights)
         scale, shift = _computed_once(scale, shift)
-        y = (x - pivot) * scale + shift
-        return ops.cast(y, compute_dtype), batch, (pivot, offset, variance)
+        return ops.cast(centred * scale + shift, compute_dtype), batch, sums
 
     @compiled
     def backward(
-        x: Tensor, saved: tuple[Tensor, ...], weights: Weights, dy: Tensor, d_batch: Any
+        x: Tensor, sums: Sums, weights: Weights, dy: Tensor, d_batch: Any
     ) -> tuple[Tensor, list]:
         x, dy = ops.cast(x, dtype), ops.cast(dy, dtype)
-        pivot, offset, variance = saved
-        scale, shift, batch = coefficients(x, pivot, offset, variance, weights)
-        d_scale = _sum_like(scale, _sum(dy * (x - pivot), spatial))
-        d_shift = _sum_like(shift, _sum(dy, spatial))
+        pivot = _pivot(x, sums.few, spatial)
+        centred = x - pivot
+        scale, shift, batch = coefficients(x, pivot, sums, weights)
+        d_scale = _sum_like(scale, _sum(dy * centred, spatial))
+        d_shift = _sum_like(shift, ops.sum(dy, spatial, keepdims=True))
         # Not by a tape: those of forward-mode differentiation stop what tapes record.
-        d_offset, d_variance, *d_weights = tf.gradients(
+        d_total, d_squares, *d_weights = tf.gradients(
             [scale, shift, *batch[:2]],
-            [offset, variance, *weights.values()],
+            [sums.total, sums.squares, *weights.values()],
             [d_scale, d_shift, *d_batch[:2]],
         )
-        size = _size(x, spatial)
-        slope = 2 * d_variance / size
-        scale, slope, rest = _computed_once(scale, slope, d_offset / size - slope * offset)
-        dx = dy * scale + ((x - pivot) * slope + rest)
+        scale, slope, rest = _computed_once(scale, 2 * d_squares, d_total)
+        dx = dy * scale + (centred * slope + rest)
         return ops.cast(dx, input_dtype), d_weights
 
     def run(x: Tensor, weights: Weights) -> tuple[Tensor, Any]:
@@ -157,10 +171,10 @@ def _make_program(
         @tf.custom_gradient
         def with_gradient(x: Tensor, *values: Tensor) -> tuple[Any, Callable]:
             weights = dict(zip(names, values, strict=True))
-            y, batch, saved = forward(x, weights)
+            y, batch, sums = forward(x, weights)
 
             def gradient(dy: Tensor, *d_batch: Tensor) -> tuple:
-                dx, d_weights = backward(x, saved, weights, dy, d_batch)
+                dx, d_weights = backward(x, sums, weights, dy, d_batch)
                 return dx, *d_weights
 
             return (y, batch), gradient
@@ -198,42 +212,46 @@ def _programs() -> Any:
     return _of_strategy.setdefault(tf.distribute.get_strategy(), _cache())
 
 
-def _size(x: Tensor, axes: tuple[int, ...]) -> Any:
+def _size(x: Tensor, axes: tuple[int, ...], dtype: Any) -> Any:
     """What to divide a sum by, which is 1 for a sum of nothing."""
     count = elements(x, axes)
-    return max(count, 1) if isinstance(count, int) else ops.cast(ops.maximum(count, 1), x.dtype)
+    return max(count, 1) if isinstance(count, int) else ops.cast(ops.maximum(count, 1), dtype)
 
 
-def _pivot(x: Tensor, axes: tuple[int, ...]) -> Tensor:
-    """The mean of a few elements of each set, eight at most.
+def _few(x: Tensor, axes: tuple[int, ...]) -> Tensor:
+    """The sum of a few elements of each set, eight at most."""
+    first, *others = axes
+    slices = [slice(None)] * len(x.shape)
+    slices[first] = slice(0, 8)
+    for axis in others:
+        slices[axis] = slice(0, 1)
+    # No result depends on the pivot but by rounding, so its gradient is exactly zero.
+    return ops.stop_gradient(ops.sum(x[tuple(slices)], axes, keepdims=True))
+
+
+def _pivot(x: Tensor, few: Tensor, axes: tuple[int, ...]) -> Tensor:
+    """The mean of those few elements.
 
     An element is at most `sqrt(size)` standard deviations from the mean of its set, so that the
     variance loses `size` roundings at worst, where all eight are outliers, and mostly none.
     """
-    first, *others = axes
-    few = [slice(None)] * len(x.shape)
-    few[first] = slice(0, 8)
-    for axis in others:
-        few[axis] = slice(0, 1)
-    x = x[tuple(few)]
-    # No result depends on the pivot but by rounding, so its gradient is exactly zero.
-    return ops.stop_gradient(ops.sum(x, axes, keepdims=True) / _size(x, axes))
-
-
-def _mean(values: Tensor, axes: tuple[int, ...]) -> Tensor:
-    return _sum(values, axes) / _size(values, axes)
+    size = _size(x, axes[:1], x.dtype)
+    return few / (min(size, 8) if isinstance(size, int) else ops.minimum(size, 8))
 
 
 def _sum(values: Tensor, axes: tuple[int, ...]) -> Tensor:
     """`ops.sum` with `keepdims`, of axes that precede the last.
 
-    XLA:CPU is twice as fast at it where neighbours are added element by element first.
+    XLA:CPU is twice as fast at sums of what it has to compute where neighbours are added element
+    by element first. It adds up a tensor that it need not compute faster by itself.
     """
+    import tensorflow as tf
+
     shape = ops.shape(values)
     size = math.prod(shape[axis] for axis in axes if axis)
     near = max(n for n in range(1, 9) if size % n == 0)
-    parts = ops.reshape(values, (-1, size // near, near, shape[-1]))
-    values = ops.sum(sum(parts[:, :, i] for i in range(near)), 1)
+    parts = tf.unstack(ops.reshape(values, (-1, size // near, near, shape[-1])), axis=2)
+    values = ops.sum(tf.add_n(parts), 1)
     values = ops.reshape(values, [1 if i and i in axes else n for i, n in enumerate(shape)])
     return ops.sum(values, 0, keepdims=True) if 0 in axes else values
 
@@ -248,9 +266,7 @@ def _computed_once(*tensors: Tensor) -> list[Tensor]:
     """The tensors, computed before they are combined with an activation.
 
     Otherwise XLA moves their formula into the loop over the activation and computes it anew for
-    each element. It does not move a formula out of a branch, hence the branch here.
+    each element. It does not move a division, hence this one, by 1. It cannot leave that out,
+    since it does not know that the divisor of a NaN makes no difference.
     """
-    import tensorflow as tf
-
-    probe = tf.reduce_any(tf.math.is_nan(tf.reshape(tensors[0], (-1,))[:1]))
-    return tf.cond(probe, lambda: [tensor + 0 for tensor in tensors], lambda: list(tensors))
+    return [t / (1 + ops.cast(ops.isnan(t), t.dtype)) for t in tensors]

@@ -216,10 +216,11 @@ class Normalization(keras.layers.Layer):
         self.refuse_single_values(inputs, training)
         if weights is None:
             weights = {variable.name: variable for variable in self.variables}
+        dtype = keras.backend.result_type(inputs.dtype, self.compute_dtype, "float32")
+        weights = self.prepare(weights, dtype)
         needs_moments = self._needs_moments(training)
         if needs_moments and fused.can_fuse(self, inputs, training, mask):
             return fused.normalize(self, inputs, weights)
-        dtype = keras.backend.result_type(inputs.dtype, self.compute_dtype, "float32")
         x, mask = ops.cast(inputs, dtype), self._align_mask(mask, inputs)
         x = finite_padding(x, mask)
         pivot, instance = 0.0, None
@@ -228,6 +229,13 @@ class Normalization(keras.layers.Layer):
         scale, shift, batch = self.coefficients(x, pivot, instance, weights, training, first_step)
         outputs = x + shift if scale is None else x * scale + shift
         return ops.cast(outputs, self.compute_dtype), batch
+
+    def prepare(self, weights: Mapping[str, Any], dtype: str) -> Mapping[str, Any]:
+        """The weights by name, and what follows from weights alone, for `coefficients`.
+
+        It is computed here, outside of programs, which are slow to compile.
+        """
+        return weights
 
     def refuse_single_values(self, x: Tensor, training: bool | None) -> None:
         """Raises where training is known to take all statistics of a channel from one value."""
@@ -243,8 +251,8 @@ class Normalization(keras.layers.Layer):
     ) -> tuple[Tensor | None, Tensor, Moments | None]:
         """`(scale, shift, batch)`, with which the output is `scale * (x - pivot) + shift`.
 
-        Everything that depends on weights depends on the argument `weights`, by name, so that
-        compiled programs can hand in tensors of other layers with the same settings.
+        Everything that depends on weights depends on the argument `weights`, from `prepare`, so
+        that compiled programs can hand in tensors of other layers with the same settings.
         """
         used, batch = self._batch_moments(x, instance, training, first_step)
         mean, inverse_std = self.mean_and_inverse_std(instance, used, weights)
@@ -267,7 +275,7 @@ class Normalization(keras.layers.Layer):
                 `_needs_moments(training)` is false.
             batch: `Moments` of the batch in training, or the moving ones; None for a
                 normalization without batch statistics.
-            weights: the weights of the layer by name.
+            weights: the weights of the layer by name, from `prepare`.
 
         Returns:
             `(mean, inverse_std)`, tensors of the rank of the input that broadcast against it.

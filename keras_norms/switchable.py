@@ -133,6 +133,13 @@ class SwitchableNormalization(MovingNormalization):
             )
             setattr(self, name, weight)
 
+    def prepare(self, weights: Mapping[str, Any], dtype: str) -> Mapping[str, Any]:
+        shares = {
+            f"{name}_shares": _softmax(ops.cast(weights[f"{name}_logits"], dtype))
+            for name in ("mean", "variance")
+        }
+        return {**weights, **shares}
+
     def coefficients(
         self,
         x: Tensor,
@@ -159,10 +166,10 @@ class SwitchableNormalization(MovingNormalization):
             "batch": lambda: batch,
         }
         means, variances, _ = zip(*(moments[name]() for name in self._in_use), strict=True)
-        # About the first mean, since the weights sum to 1 only up to rounding.
+        # About the first mean, since the shares sum to 1 only up to rounding.
         first = means[0]
-        mean = first + _mix(weights["mean_logits"], [mean - first for mean in means])
-        return mean, self._inverse_std(_mix(weights["variance_logits"], variances))
+        mean = first + _mix(weights["mean_shares"], [mean - first for mean in means])
+        return mean, self._inverse_std(_mix(weights["variance_shares"], variances))
 
     def importance(self) -> dict[str, dict[str, float]]:
         """The weights of the statistics as `{"mean": {name: float}, "variance": {...}}`."""
@@ -178,9 +185,10 @@ class SwitchableNormalization(MovingNormalization):
         return self._in_use != ("batch",)
 
 
-def _mix(logits: Tensor, tensors: Sequence[Tensor]) -> Tensor:
-    weights = ops.unstack(_softmax(ops.cast(logits, tensors[0].dtype)))
-    return functools.reduce(operator.add, map(operator.mul, weights, tensors))
+def _mix(shares: Tensor, tensors: Sequence[Tensor]) -> Tensor:
+    """The sum of `tensors`, each times its share."""
+    shares = ops.unstack(ops.cast(shares, tensors[0].dtype))
+    return functools.reduce(operator.add, map(operator.mul, shares, tensors))
 
 
 def _softmax(logits: Tensor) -> Tensor:

@@ -13,14 +13,13 @@ is kept, and three numbers for each channel of each sample.
 import functools
 import json
 import math
-import threading
-import weakref
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import keras
 from keras import ops
 
+from keras_norms import programs
 from keras_norms.moments import Moments, Tensor, constant, elements, finite, replica_context
 
 if TYPE_CHECKING:
@@ -53,23 +52,17 @@ def can_fuse(
 ) -> bool:
     """Whether `normalize` can take the place of `Normalization.normalize`.
 
-    It can for layers of this package in training, in a TensorFlow graph, on CPUs, without a mask
-    or synchronized replicas, where samples come first, then positions, then channels, and all
-    sizes but the batch's are known. For a small activation it does not, as that gains nothing.
+    It can on CPUs, without synchronized replicas, where samples come first, then positions, then
+    channels, and all sizes but the batch's are known. For a small activation it does not, as that
+    gains nothing.
     """
-    if keras.config.backend() != "tensorflow" or training is not True or mask is not None:
+    if not programs.can_serve(layer, inputs, training, mask):
         return False
     import tensorflow as tf
 
     axes, (_, *sizes) = layer.axes, inputs.shape
     return bool(
-        not tf.executing_eagerly()
-        and layer.fusible
-        and layer.trainable
-        # A subclass from elsewhere may do more in its methods than compute.
-        and type(layer).__module__.startswith("keras_norms.")
-        and keras.backend.is_float_dtype(keras.backend.standardize_dtype(inputs.dtype))
-        and axes.batch + axes.spatial + (axes.channel,) == tuple(range(len(sizes) + 1))
+        axes.batch + axes.spatial + (axes.channel,) == tuple(range(len(sizes) + 1))
         and layer.moment_axes.spatial
         and all(sizes)
         and math.prod(sizes) >= LEAST_ELEMENTS
@@ -89,7 +82,8 @@ def normalize(
         for name, value in layer.arguments().items()
         if not name.endswith(("_initializer", "_regularizer", "_constraint"))
     }
-    run = _programs()(
+    run = programs.shared(
+        _make_program,
         type(layer),
         json.dumps(settings),
         layer.compute_dtype,
@@ -183,33 +177,6 @@ def _make_program(
 
     # TensorFlow registers a custom gradient for good: here once, not in every graph.
     return tf.function(run, autograph=False)
-
-
-def _cache() -> Any:
-    return functools.lru_cache(256)(_make_program)
-
-
-class _OfThread(threading.local):
-    def __init__(self) -> None:
-        self.programs = _cache()
-
-
-_of_thread = _OfThread()
-_of_strategy: Any = weakref.WeakKeyDictionary()
-
-
-def _programs() -> Any:
-    """`_make_program` with a cache, of this thread or of the strategy that it serves.
-
-    TensorFlow traces the gradient of a function when it is first needed. Two threads that share
-    a function would do that at the same time, which TensorFlow does not support. The replicas of
-    a strategy have new threads for every trace, but these run in turn, so they do share.
-    """
-    import tensorflow as tf
-
-    if not tf.distribute.has_strategy():
-        return _of_thread.programs
-    return _of_strategy.setdefault(tf.distribute.get_strategy(), _cache())
 
 
 def _size(x: Tensor, axes: tuple[int, ...], dtype: Any) -> Any:

@@ -29,7 +29,8 @@ if BACKEND != "tensorflow":
     pytest.skip("needs TensorFlow", allow_module_level=True)
 import tensorflow as tf
 
-from keras_norms import fused
+from keras_norms import fused, programs
+from tests.support.both_ways import both, function
 
 FUSIBLE = tuple(norm for norm in NORMS if norm.cls.fusible and not norm.held)
 SHAPE = (4, 5, 6, 8)
@@ -48,43 +49,6 @@ def calls(monkeypatch):
 
     monkeypatch.setattr(fused, "normalize", counted)
     return count
-
-
-def function(layer, dy, jit_compile=False, signature=None, order=1, **options):
-    """A graph of outputs and gradients, of the second order if wanted."""
-    weights = [variable.value for variable in layer.trainable_variables]
-
-    def slopes(x, order):
-        with tf.GradientTape() as tape:
-            tape.watch(x)
-            if order == 1:
-                y = layer(x, training=True, **options)
-                loss = tf.reduce_sum(y * tf.cast(dy, y.dtype))
-            else:
-                y, *inner = slopes(x, order - 1)
-                loss = sum(tf.reduce_sum(tf.sin(slope)) for slope in inner)
-        return y, *tape.gradient(loss, [x, *weights], unconnected_gradients="zero")
-
-    @tf.function(jit_compile=jit_compile, input_signature=signature)
-    def run(x):
-        return slopes(x, order)
-
-    return run
-
-
-def both(layer, x, dy, **options):
-    """What a step gives and leaves in the layer: by the layer in eager mode, and in a graph."""
-    start, found = layer.get_weights(), []
-    for eager in (True, False):
-        layer.set_weights(start)
-        run = function(layer, dy, **options)
-        try:
-            tf.config.run_functions_eagerly(eager)
-            results = run(tf.constant(x))
-        finally:
-            tf.config.run_functions_eagerly(False)
-        found.append([*(tf.cast(r, "float64").numpy() for r in results), *values(layer).values()])
-    return zip(*found, strict=True)
 
 
 OPTIONS = {
@@ -276,12 +240,12 @@ def test_a_gradient_penalty_in_float32(norm, rng):
 @pytest.mark.parametrize("number", [2, pytest.param(16, marks=pytest.mark.slow)])
 def test_threads_train_models_of_their_own(number, calls):
     """Many at a time, two of each norm, and each with programs that no other thread has."""
-    failures, programs = [], []
+    failures, caches = [], []
 
     def train(index):
         try:
             fitted(FUSIBLE[index // 2 % len(FUSIBLE)], np.random.default_rng(index))
-            programs.append(fused._programs())
+            caches.append(programs.here())
         except Exception as error:  # whatever TensorFlow makes of a race
             failures.append(repr(error))
 
@@ -291,11 +255,11 @@ def test_threads_train_models_of_their_own(number, calls):
     for thread in threads:
         thread.join()
     assert not failures and calls
-    assert len(set(programs)) == number
+    assert len(set(caches)) == number
 
 
 def test_layers_of_one_kind_share_programs(rng, calls):
-    fused._programs().cache_clear()
+    programs.here().cache_clear()
     kinds = (
         (SHAPE, {}),
         (SHAPE, {"gamma_initializer": functools.partial(keras.ops.zeros), "name": "another"}),
@@ -307,7 +271,7 @@ def test_layers_of_one_kind_share_programs(rng, calls):
         layer = random_layer(BY_NAME["bn"], shape, rng, **options)
         for one, other in both(layer, rng.normal(3, 2, shape), rng.normal(0, 1, shape)):
             assert_close(other, one, 1e-9)  # each with weights of its own
-        sizes.append(fused._programs().cache_info().currsize)
+        sizes.append(programs.here().cache_info().currsize)
     assert sizes == [1, 1, 2, 3]
 
 
@@ -320,7 +284,7 @@ def test_groups_of_numpy(name, calls):
 
 
 def test_programs_keep_no_model(rng, calls):
-    fused._programs().cache_clear()
+    programs.here().cache_clear()
     model = fitted(BY_NAME["bn"], rng)
     assert calls
     layer = weakref.ref(model.layers[1])
@@ -461,7 +425,7 @@ def test_fit_on_one_replica(rng, calls):
     for _ in range(2):
         with strategy.scope():
             model = fitted(BY_NAME["sn"], rng)
-            sizes.append(fused._programs().cache_info().currsize)
+            sizes.append(programs.here().cache_info().currsize)
         assert calls and all(np.isfinite(weight).all() for weight in model.get_weights())
     assert sizes == [1, 1]
 
@@ -500,3 +464,16 @@ def test_recomputed_gradients(rng, calls):
 def test_fit_otherwise(options, rng, calls):
     model = fitted(BY_NAME["sn"], rng, **options)
     assert calls and all(np.isfinite(weight).all() for weight in model.get_weights())
+
+
+@pytest.mark.parametrize("fusible", [True, False])
+def test_fit_with_one_statistic(fusible, rng, calls):
+    """Its logits change nothing. Keras warns of weights without a gradient, which is an error."""
+    layer = keras_norms.SwitchableNormalization(statistics=("batch",))
+    layer.fusible = fusible
+    model = keras.Sequential([keras.Input(SHAPE[1:]), layer])
+    model.compile("sgd", "mse")
+    x = rng.normal(3, 2, SHAPE)
+    model.fit(x, x, verbose=0)
+    assert bool(calls) == fusible
+    assert layer.importance()["mean"] == {"batch": 1.0}

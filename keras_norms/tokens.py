@@ -1,0 +1,64 @@
+"""A training step of group normalization of single tokens, under TensorFlow.
+
+    forward:   y = (x - mean) * inverse_std,  over the channels of each group
+    backward:  dx = inverse_std * (dy - E[dy] - y * E[dy * y])
+
+A token is a sample without positions. A scale and a shift for each of its channels, as `affine`
+makes them, would be as large as the token itself. The gradient is written by hand: that of
+TensorFlow has twice as many operations, and in a loop over time keeps more of each step.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from keras import ops
+
+from keras_norms import programs
+from keras_norms.moments import Tensor
+
+if TYPE_CHECKING:
+    from keras_norms.base import Normalization
+
+
+def can_normalize(
+    layer: "Normalization", inputs: Tensor, training: bool | None, mask: Tensor | None
+) -> bool:
+    """Whether a layer can use `normalize`: where all axes but the last are those of samples."""
+    if not programs.can_serve(layer, inputs, training, mask):
+        return False
+    return not layer.axes.spatial and layer.axes.channel == len(inputs.shape) - 1
+
+
+def normalize(x: Tensor, groups: int, epsilon: float) -> Tensor:
+    """`x`, of float32 or float64, normalized over the channels of each group."""
+    return programs.shared(_make_program, groups, epsilon, tuple(x.shape), x.dtype)(x)
+
+
+def _make_program(
+    groups: int, epsilon: float, shape: tuple[int | None, ...], dtype: Any
+) -> Callable[[Tensor], Tensor]:
+    import tensorflow as tf
+
+    mean = functools.partial(ops.mean, axis=-1, keepdims=True)
+
+    @tf.custom_gradient
+    def standardize(x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        centred = x - mean(x)
+        inverse_std = ops.rsqrt(mean(ops.square(centred)) + epsilon)
+        y = centred * inverse_std
+
+        def gradient(dy: Tensor) -> Tensor:
+            return inverse_std * (dy - mean(dy) - y * mean(dy * y))
+
+        return y, gradient
+
+    def run(x: Tensor) -> Tensor:
+        if groups == 1:
+            return standardize(x)
+        *tokens, channels = ops.shape(x)
+        parts = ops.reshape(x, (*tokens, groups, channels // groups))
+        return ops.reshape(standardize(parts), ops.shape(x))
+
+    # TensorFlow registers a custom gradient for good: here once, not in every graph.
+    return tf.function(run, input_signature=[tf.TensorSpec(shape, dtype)], autograph=False)

@@ -119,6 +119,20 @@ def convolutional(rounds: int) -> Iterator[timing.Column]:
     yield from _time_models(f"ResNet-20, {(BATCH, *IMAGE)}", models, IMAGE, "keras BN", rounds)
 
 
+def compiled(rounds: int) -> Iterator[timing.Column]:
+    """A training step of the ResNet-20 on 64 images, with `jit_compile=True`."""
+    rows = ("keras BN", "none", *FUSIBLE, *(norm + UNFUSED for norm in FUSIBLE))
+    steps = {
+        name: tf.function(_training(model).python_function, jit_compile=True)
+        for name, model in _resnets(*rows).items()
+    }
+    inputs = tensors(IMAGE)
+    _set_up(_training(resnet("none")), inputs)
+    yield from timing.time_steps(
+        f"ResNet-20, {(BATCH, *IMAGE)}, XLA", steps, inputs, "keras BN", rounds
+    )
+
+
 def predictions(rounds: int) -> Iterator[timing.Column]:
     """Inference of the ResNet-20 on 64 images, without XLA."""
     found = _resnets(*_OF_IMAGES)

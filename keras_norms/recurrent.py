@@ -210,8 +210,13 @@ class NormalizedCell(NormalizedGates):
         nested = keras.tree.is_nested(states)
         states = list(states) if nested else [states]
         of_input, of_state = self._contributions(self, inputs, states[0], training)
-        x, u = of_input(inputs, _normalize_step), of_state(states[0], _normalize_step)
-        states = self.advance(self, x, u, states, _normalize_step)
+
+        def normalize(norm: keras.Layer, x: Tensor) -> Tensor:
+            outputs, _ = _call_norm(norm, ops.expand_dims(x, 1), training, None, 0)
+            return ops.squeeze(outputs, 1)
+
+        x, u = of_input(inputs, normalize), of_state(states[0], normalize)
+        states = self.advance(self, x, u, states, normalize)
         return states[0], states if nested else states[0]
 
     def get_config(self) -> dict[str, Any]:
@@ -380,11 +385,6 @@ def _call_norm(
     if isinstance(norm, Normalization):
         return norm.normalize(x, training, mask, first_step)
     return norm(x), None
-
-
-def _normalize_step(norm: keras.Layer, x: Tensor) -> Tensor:
-    outputs, _ = _call_norm(norm, ops.expand_dims(x, 1), None, None, 0)
-    return ops.squeeze(outputs, 1)
 
 
 def _loop(

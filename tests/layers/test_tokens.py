@@ -1,5 +1,6 @@
 """The short way of `keras_norms.tokens` computes what the layer does, or leaves it to it."""
 
+import keras
 import numpy as np
 import pytest
 
@@ -135,6 +136,17 @@ def test_a_loop_over_time(norm, jit_compile, rng, calls):
     layer.build(x.shape)
     layer.set_weights([rng.uniform(0.5, 1, weight.shape) for weight in layer.get_weights()])
     for one, other in both(layer, x, dy, jit_compile=jit_compile):
+        assert_close(other, one, 1e-9)
+    assert calls
+
+
+def test_a_cell(rng, calls):
+    cell = keras_norms.NormalizedLSTMCell(4, norm="ln", dtype="float64")
+    layer = keras.layers.RNN(cell, return_sequences=True, dtype="float64")
+    x, dy = rng.normal(0, 1, (3, 5, 2)), rng.normal(0, 1, (3, 5, 4))
+    layer.build(x.shape)
+    layer.set_weights([rng.uniform(0.5, 1, weight.shape) for weight in layer.get_weights()])
+    for one, other in both(layer, x, dy):
         assert_close(other, one, 1e-9)
     assert calls
 

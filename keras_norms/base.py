@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import keras
 from keras import ops
 
-from keras_norms import fused, ragged
+from keras_norms import fused, ragged, tokens
 from keras_norms.arguments import (
     Constraint,
     Initializer,
@@ -64,7 +64,9 @@ class Normalization(keras.layers.Layer):
 
     # Names of the weights that choose between statistics.
     control_weights: ClassVar[tuple[str, ...]] = ()
-    # Whether `fused` may compute training steps; an instance may set it to False.
+    # The number of groups of channels, if single tokens have statistics by these and nothing else.
+    token_groups: int | None = None
+    # Whether `fused` may compute training steps, or `tokens`; an instance may set it to False.
     fusible = True
     # Whether inputs need axes beside samples and channels.
     needs_positions = False
@@ -221,6 +223,8 @@ class Normalization(keras.layers.Layer):
         needs_moments = self._needs_moments(training)
         if needs_moments and fused.can_fuse(self, inputs, training, mask):
             return fused.normalize(self, inputs, weights)
+        if tokens.can_normalize(self, inputs, training, mask):
+            return tokens.normalize(self, inputs, weights), None
         x, mask = ops.cast(inputs, dtype), self._align_mask(mask, inputs)
         x = finite_padding(x, mask)
         pivot, instance = 0.0, None

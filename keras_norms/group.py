@@ -4,10 +4,6 @@ import operator
 from collections.abc import Mapping
 from typing import Any, Literal
 
-import keras
-from keras import ops
-
-from keras_norms import tokens
 from keras_norms.arguments import is_integer
 from keras_norms.base import Normalization, register
 from keras_norms.moments import Moments, Shape, Tensor, pool_groups
@@ -97,6 +93,10 @@ class GroupNormalization(Normalization):
         self.groups = check_groups(groups)
 
     @property
+    def token_groups(self) -> int:
+        return self._groups
+
+    @property
     def needs_positions(self) -> bool:
         return self.groups == -1
 
@@ -112,24 +112,6 @@ class GroupNormalization(Normalization):
         super().build(input_shape)
         channels = input_shape[self.axes.channel]
         self._refuse_single_elements(input_shape, channels // self._groups)
-
-    def normalize(
-        self,
-        inputs: Tensor,
-        training: bool | None = None,
-        mask: Tensor | None = None,
-        first_step: Any = 0,
-        weights: Mapping[str, Any] | None = None,
-    ) -> tuple[Tensor, Moments | None]:
-        if weights is not None or not tokens.can_normalize(self, inputs, training, mask):
-            return super().normalize(inputs, training, mask, first_step, weights)
-        dtype = keras.backend.result_type(inputs.dtype, self.compute_dtype, "float32")
-        y = tokens.normalize(ops.cast(inputs, dtype), self._groups, self.epsilon)
-        if self.gamma is not None:
-            y = y * ops.cast(self.gamma, dtype)
-        if self.beta is not None:
-            y = y + ops.cast(self.beta, dtype)
-        return ops.cast(y, self.compute_dtype), None
 
     def mean_and_inverse_std(
         self, instance: Moments, batch: None, weights: Mapping[str, Any]

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import keras
 
-from keras_norms import ragged
 from keras_norms.moments import Tensor
 
 if TYPE_CHECKING:
@@ -28,7 +27,6 @@ def can_serve(
 
     return (
         not tf.executing_eagerly()
-        and not ragged.is_ragged(inputs)
         and layer.fusible
         and layer.trainable
         # A subclass from elsewhere may do more in its methods than compute.

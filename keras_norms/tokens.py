@@ -9,9 +9,10 @@ TensorFlow has twice as many operations, and in a loop over time keeps more of e
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+import keras
 from keras import ops
 
 from keras_norms import programs
@@ -24,15 +25,26 @@ if TYPE_CHECKING:
 def can_normalize(
     layer: "Normalization", inputs: Tensor, training: bool | None, mask: Tensor | None
 ) -> bool:
-    """Whether a layer can use `normalize`: where all axes but the last are those of samples."""
-    if not programs.can_serve(layer, inputs, training, mask):
+    """Whether `normalize` can take the place of `Normalization.normalize`.
+
+    It can where the layer has `token_groups`, and all axes but the last are those of samples.
+    """
+    if layer.token_groups is None or not programs.can_serve(layer, inputs, training, mask):
         return False
     return not layer.axes.spatial and layer.axes.channel == len(inputs.shape) - 1
 
 
-def normalize(x: Tensor, groups: int, epsilon: float) -> Tensor:
-    """`x`, of float32 or float64, normalized over the channels of each group."""
-    return programs.shared(_make_program, groups, epsilon, tuple(x.shape), x.dtype)(x)
+def normalize(layer: "Normalization", inputs: Tensor, weights: Mapping[str, Any]) -> Tensor:
+    """The outputs that `Normalization.normalize` returns."""
+    dtype = keras.backend.result_type(inputs.dtype, layer.compute_dtype, "float32")
+    x = ops.cast(inputs, dtype)
+    properties = layer.token_groups, layer.epsilon, tuple(x.shape), x.dtype
+    y = programs.shared(_make_program, *properties)(x)
+    if "gamma" in weights:
+        y = y * ops.cast(weights["gamma"], dtype)
+    if "beta" in weights:
+        y = y + ops.cast(weights["beta"], dtype)
+    return ops.cast(y, layer.compute_dtype)
 
 
 def _make_program(

@@ -150,18 +150,19 @@ def pool_groups(moments: Moments, axis: int, groups: int) -> Moments:
     def split(tensor: Tensor) -> Tensor:
         if tensor is None or tensor.shape[axis] == 1:
             return None if tensor is None else tensor[(*before, None)]
-        shape = ops.shape(tensor)
+        shape = shape_to_keep(tensor)
         return ops.reshape(tensor, shape[:axis] + (groups, size) + shape[axis + 1 :])
 
     # A product, because XLA cannot differentiate `repeat` inside of a loop over time.
-    ones = np.ones((size,) + (1,) * (len(moments.mean.shape) - axis - 1))
+    dtype = keras.backend.standardize_dtype(moments.mean.dtype)
+    ones = np.ones((size,) + (1,) * (len(moments.mean.shape) - axis - 1), dtype)
+    ones = ops.convert_to_tensor(ones)
 
     def join(tensor: Tensor) -> Tensor:
         if tensor.shape[axis] == 1:
             return tensor[(*before, slice(None), 0)]
-        shape = ops.shape(tensor)
-        repeated = tensor * ops.cast(ones, tensor.dtype)
-        return ops.reshape(repeated, shape[:axis] + (channels,) + shape[axis + 2 :])
+        shape = shape_to_keep(tensor)
+        return ops.reshape(tensor * ones, shape[:axis] + (channels,) + shape[axis + 2 :])
 
     return Moments(*map(join, pool(Moments(*map(split, moments)), (axis + 1,))))
 
@@ -303,9 +304,18 @@ def finite(mean: Tensor, variance: Tensor, count: Tensor) -> Moments:
 
 def elements(x: Tensor, axes: tuple[int, ...]) -> typing.Any:
     """How many elements lie along `axes`, an int where that is known."""
-    sizes = [ops.shape(x)[axis] for axis in axes]
+    # `ops.shape` is an operation, even where the size that is wanted is known.
+    sizes = [ops.shape(x)[a] if x.shape[a] is None else x.shape[a] for a in axes]
     # Known sizes first: the product of two ints is no operation.
     return math.prod(sorted(sizes, key=lambda size: not isinstance(size, int)))
+
+
+def shape_to_keep(x: Tensor) -> tuple[typing.Any, ...]:
+    """The shape of `x` for `reshape`: -1 says which size is not known, without an operation."""
+    known = [size for size in x.shape if size is not None]
+    if len(known) == len(x.shape) - 1 and all(known):
+        return tuple(-1 if size is None else size for size in x.shape)
+    return ops.shape(x)
 
 
 def constant(size: typing.Any, like: Tensor) -> Tensor:

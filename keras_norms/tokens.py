@@ -16,7 +16,7 @@ import keras
 from keras import ops
 
 from keras_norms import programs
-from keras_norms.moments import Tensor
+from keras_norms.moments import Tensor, shape_to_keep
 
 if TYPE_CHECKING:
     from keras_norms.base import Normalization
@@ -68,9 +68,9 @@ def _make_program(
     def run(x: Tensor) -> Tensor:
         if groups == 1:
             return standardize(x)
-        *tokens, channels = ops.shape(x)
+        *tokens, channels = shape = shape_to_keep(x)
         parts = ops.reshape(x, (*tokens, groups, channels // groups))
-        return ops.reshape(standardize(parts), ops.shape(x))
+        return ops.reshape(standardize(parts), shape)
 
     # TensorFlow registers a custom gradient for good: here once, not in every graph.
     return tf.function(run, input_signature=[tf.TensorSpec(shape, dtype)], autograph=False)

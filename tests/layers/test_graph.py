@@ -150,3 +150,12 @@ def test_inference_of_batch_norm_is_one_multiplication_and_one_addition(trainabl
     ]
     assert sorted(set(found) - {"Placeholder", "Identity"}) == ["AddV2", "Mul"]
     assert found.count("Mul") == found.count("AddV2") == 1
+
+
+@pytest.mark.parametrize("norm", NORMS, ids=str)
+def test_inference_on_batches_of_unknown_size_does_not_ask_for_shapes(norm):
+    layer = norm()
+    layer.build((None, 3, 4, 8))
+    inputs = tf.TensorSpec((None, 3, 4, 8))
+    graph = tf.function(layer).get_concrete_function(inputs, training=False).graph
+    assert "Shape" not in {op.type for op in graph.get_operations()}

@@ -18,7 +18,7 @@ from zoo.laboratory import measuring
 from zoo.training import distribution
 
 BATCH = 64
-IMAGE, ROWS = (32, 32, 3), (28, 28)
+IMAGE, ROWS, WORDS = (32, 32, 3), (28, 28), (None, 64)
 # What stands for norms of Keras in rows.
 KERAS = {
     "keras BN": keras.layers.BatchNormalization,
@@ -44,6 +44,17 @@ def resnet(norm: Any, depth: int = 20) -> keras.Model:
 def conv6(norm: Any) -> keras.Model:
     """Six convolutions of images."""
     return zoo.convnet("conv6", 10, norm=norm, input_shape=IMAGE)
+
+
+def conv1d(norm: Any) -> keras.Model:
+    """Four convolutions over time, of sequences of any length."""
+    norm = keras_norms.get(norm)
+    inputs = x = keras.Input(WORDS)
+    for _ in range(4):
+        x = norm.wrap(keras.layers.Conv1D(128, 3, padding="same"))(x)
+        x = keras.layers.ReLU()(norm.normalize()(x))
+    x = keras.layers.GlobalAveragePooling1D()(x)
+    return keras.Model(inputs, keras.layers.Dense(10)(x))
 
 
 def lstm(norm: Any, input_shape: tuple[int, int] = ROWS) -> keras.Model:
@@ -106,16 +117,16 @@ def _not_fused(model: keras.Model) -> keras.Model:
     return model
 
 
-def _resnets(*rows: str) -> dict[str, keras.Model]:
-    """ResNet-20 with the norm that each row names."""
-    models = {row: resnet(KERAS.get(row, row.removesuffix(UNFUSED))) for row in rows}
+def _models(build: Callable[[Any], keras.Model], rows: Sequence[str]) -> dict[str, keras.Model]:
+    """Models with the norm that each row names."""
+    models = {row: build(KERAS.get(row, row.removesuffix(UNFUSED))) for row in rows}
     return {row: _not_fused(m) if row.endswith(UNFUSED) else m for row, m in models.items()}
 
 
 def convolutional(rounds: int) -> Iterator[timing.Column]:
     """A training step of the ResNet-20 on 64 images, without XLA."""
     rows = (*_OF_IMAGES, *(norm + UNFUSED for norm in FUSIBLE))
-    models = _resnets(*rows)
+    models = _models(resnet, rows)
     yield from _time_models(f"ResNet-20, {(BATCH, *IMAGE)}", models, IMAGE, "keras BN", rounds)
 
 
@@ -124,7 +135,7 @@ def compiled(rounds: int) -> Iterator[timing.Column]:
     rows = ("keras BN", "none", *FUSIBLE, *(norm + UNFUSED for norm in FUSIBLE))
     steps = {
         name: tf.function(_training(model).python_function, jit_compile=True)
-        for name, model in _resnets(*rows).items()
+        for name, model in _models(resnet, rows).items()
     }
     inputs = tensors(IMAGE)
     _set_up(_training(resnet("none")), inputs)
@@ -135,7 +146,7 @@ def compiled(rounds: int) -> Iterator[timing.Column]:
 
 def predictions(rounds: int) -> Iterator[timing.Column]:
     """Inference of the ResNet-20 on 64 images, without XLA."""
-    found = _resnets(*_OF_IMAGES)
+    found = _models(resnet, _OF_IMAGES)
     steps = {name: _inference(model) for name, model in found.items()}
     x, _ = tensors(IMAGE)
     _set_up(_inference(keras.models.clone_model(found["keras BN"])), (x,))
@@ -163,21 +174,38 @@ def replicated(rounds: int) -> Iterator[timing.Column]:
 
 
 def sizes(_: int) -> Iterator[timing.Column]:
-    """Twenty training steps of the ResNet-20, each on a batch of another size, from 35 to 54."""
-    signature = [tf.TensorSpec((None, *IMAGE)), tf.TensorSpec((None,), tf.int64)]
-    seconds = {}
+    """Twenty training steps, each on a batch of another size: 35 to 54 images, or as many steps."""
     rows = ("keras BN", *FUSIBLE, *(norm + UNFUSED for norm in FUSIBLE))
-    for name, model in _resnets(*rows).items():
-        step = tf.function(_training(model).python_function, input_signature=signature)
-        for size in (33, 34):  # a step traces for any size; the second is that of an epoch's end
-            step(*tensors(IMAGE, size))
-        start = time.perf_counter()
-        for size in range(35, 55):
-            step(*tensors(IMAGE, size)).numpy()
-        seconds[name] = time.perf_counter() - start
+    images, texts = _models(resnet, rows), _models(conv1d, rows)
+    yield _time_sizes("20 sizes", images, (None, *IMAGE), lambda size: tensors(IMAGE, size))
+    yield _time_sizes("20 lengths", texts, (None, *WORDS), lambda size: tensors((size, *WORDS[1:])))
+
+
+def _time_sizes(
+    title: str,
+    models: Mapping[str, keras.Model],
+    shape: tuple[int | None, ...],
+    batch: Callable[[int], tuple[tf.Tensor, ...]],
+) -> timing.Column:
+    """Times a training step of models on batches of twenty sizes, after two others."""
+    signature = [tf.TensorSpec(shape), tf.TensorSpec((None,), tf.int64)]
+    steps = {
+        name: tf.function(_training(model).python_function, input_signature=signature)
+        for name, model in models.items()
+    }
+    for size in (33, 34):  # a step traces for any size; the second is that of an epoch's end
+        for step in steps.values():
+            step(*batch(size))
+    seconds = dict.fromkeys(steps, 0.0)
+    for size in range(35, 55):
+        inputs = batch(size)
+        for name, step in steps.items():
+            start = time.perf_counter()
+            step(*inputs).numpy()
+            seconds[name] += time.perf_counter() - start
     base = seconds["keras BN"]
     ratios = {name: (own / base,) * 3 for name, own in seconds.items()}
-    yield timing.Column("20 sizes", "keras BN", 1e3 * base, ratios)
+    return timing.Column(title, "keras BN", 1e3 * base, ratios)
 
 
 def folded(rounds: int) -> Iterator[timing.Column]:

@@ -110,7 +110,10 @@ AIMS = (
         },
         recurrent.BASE,
     ),
-    Aim("20 sizes", "sizes", "20 sizes", {"bn": 1.1, "gn": 1.1, "sn": 1.1}, models.UNFUSED),
+    *(
+        Aim(title, "sizes", title, {"bn": 1.1, "gn": 1.1, "sn": 1.1}, models.UNFUSED)
+        for title in ("20 sizes", "20 lengths")
+    ),
 )
 CHANGE = 0.15  # smaller changes of a ratio are not reported
 

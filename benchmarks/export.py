@@ -175,10 +175,9 @@ def measure(
 
 
 ABOUT = """\
-Each cell is the largest difference between what the runtime computes and what the model computes,
-relative to the model's largest output, over batches of 1 and 3 samples: the batch size is free in
-every file. The models are small, and their weights are random. *folded* is the model that
-`keras_norms.fold` makes."""
+Each cell is the largest difference between runtime and model, relative to the model's largest
+output. Batches have 1 and 3 samples, as every file leaves the batch size free. The models are
+small, and their weights are random. *folded* is the model that `keras_norms.fold` makes."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,7 +21,12 @@ PIXEL = bytes.fromhex(
 
 
 def claim(name, verdict, **other):
-    facts = {"name": name, "statement": f"Statement {name}", "source": "ARTICLES 2", "remark": ""}
+    facts = {
+        "name": name,
+        "statement": f"Statement {name}",
+        "source": "1806.10779; ARTICLES 2",
+        "remark": "",
+    }
     facts |= {"measured": "error, BN less GN", "threshold": 0.02, "form": "{:+.1%}"}
     facts |= {"verdict": verdict, "effects": {"0": 0.1, "1": 0.12}, "mean": 0.11, "spread": 0.01}
     facts |= {"interval": [0.05, 0.17], "calibration": {}, "case": "", "published": None}
@@ -82,10 +87,11 @@ def test_page_is_self_contained_and_shows_all(tmp_path, written):
     runs = tmp_path / "runs"
     write(runs, "batch_size", BATCHES, claims, tables=[table], failures=failures)
     text, page = written()
-    links = re.findall(r'(?:src|href)="(.*?)"', page)
-    assert all(link.startswith(("data:image/png;base64,", "#")) for link in links)
+    links = re.findall(r'(src|href)="(.*?)"', page)
+    allowed = {"src": "data:image/png;base64,", "href": ("#", "https://arxiv.org/abs/")}
+    assert all(link.startswith(allowed[kind]) for kind, link in links)
     assert not re.search(r"<link|<script|@import|url\(", page)
-    anchors = {link for link in links if link.startswith("#")}
+    anchors = {link for _, link in links if link.startswith("#")}
     assert anchors and all(page.count(f'id="{anchor[1:]}"') == 1 for anchor in anchors)
     for shown in (
         "Statement a",
@@ -212,6 +218,8 @@ def test_cases_of_a_claim_stand_together(tmp_path, written):
     assert [line.split(" | ")[1] for line in table] == [case for case, _ in cases]
     counts = "| (a) Statement a | 2 | 1 |  | 1 | [preferences (evidence)](#preferences-evidence) |"
     assert text.count(counts) == 3  # beside two of the questions, and among all claims
+    paper = "[1806.10779](https://arxiv.org/abs/1806.10779)"
+    assert text.count(f"Source: {paper}; articles, no. 2.") == 1
     assert text.startswith("# Which") and "These are 1 claims in 4 cases" in text
     assert "Learnt means that each net sees: least 40%. Claims about these nets are not" in text
 

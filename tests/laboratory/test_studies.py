@@ -11,6 +11,7 @@ import re
 import statistics
 import subprocess
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -762,6 +763,7 @@ def test_runs_that_gave_nothing_spoil_no_result(tmp_path, name, mark):
     results.write(tmp_path, found, study, rows)
 
 
+DOCUMENT = Path(__file__).parents[2] / "docs" / "STUDIES.md"
 # The statements of the articles that a study has to decide.
 CITED = {
     (2, "batch_size"),
@@ -792,3 +794,5 @@ def cited(claim):
 def test_every_statement_of_the_articles_is_a_claim(number, name):
     assert name in STUDIES
     assert any(number in cited(claim) for claim in STUDIES[name].claims)
+    (line,) = re.findall(rf"^\| {number} \|.*", DOCUMENT.read_text(), re.MULTILINE)
+    assert f"`{name}`" in line

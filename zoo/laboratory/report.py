@@ -3,6 +3,7 @@
 import collections
 import datetime
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -243,10 +244,10 @@ def _claims(facts: Facts) -> list[str]:
             lines.append(cells)
         meaning = (
             f"({first['name']}) {first['measured']}; holds above "
-            f"{first['form'].format(first['threshold'])}. Source: {first['source']}. "
-            f"{first['remark']}"
+            f"{first['form'].format(first['threshold'])}."
         )
-        meanings.append(f"- {escaped(meaning)}")
+        parts = escaped(meaning), f"Source: {_linked(first['source'])}.", escaped(first["remark"])
+        meanings.append(f"- {' '.join(filter(None, parts))}")
     if not lines:
         return ["No claims are judged."]
     header = ["claim", "case", "effect", "published", "p", "verdict"]
@@ -255,6 +256,15 @@ def _claims(facts: Facts) -> list[str]:
         "What the effects are:\n\n" + "\n".join(meanings),
         *map(escaped, conditions(facts)),
     ]
+
+
+def _linked(source: str) -> str:
+    """The source of a claim, with links to its papers.
+
+    Its articles are those of docs/STUDIES.md.
+    """
+    source = escaped(source).replace("ARTICLES", "articles, no.")
+    return re.sub(r"\b\d{4}\.\d{5}\b", r"[\g<0>](https://arxiv.org/abs/\g<0>)", source)
 
 
 def _origin(result: Result) -> dict[str, str]:

@@ -190,9 +190,9 @@ def text(facts: Facts) -> str:
 # The rule of verdicts, in words.
 RULE = (
     "A claim holds if its mean effect lies above its threshold, and does not if it lies below, "
-    "where a t test tells them apart. With Holm's correction over the claims of a study, all that "
-    f"it decides is right with a probability of at least {1 - ERROR:.0%}, if effects are normal "
-    "over seeds; p is corrected. Other claims are undecided, as are those with fewer than "
+    "where a t test tells them apart. Holm's correction covers all claims of a study, and p is "
+    f"corrected. So with a probability of at least {1 - ERROR:.0%} none of its decisions is wrong, "
+    "if effects are normal over seeds. Other claims are undecided, as are those with fewer than "
     f"{FEWEST} seeds. A claim is not tested if its nets have not learnt."
 )
 

@@ -146,6 +146,8 @@ def as_trained(model: keras.Model) -> keras.Model:
     for variable in model.variables:
         if variable.path.endswith("variance"):
             variable.assign(rng.uniform(0.5, 2, variable.shape))
+        elif variable.path.endswith("moving_steps"):
+            variable.assign(model.input_shape[1])  # each step has statistics
         elif variable.path.endswith(("gamma", "beta", "moving_mean", "bias", "gate")):
             start = 1 if variable.path.endswith("gamma") else 0
             variable.assign(rng.normal(start, 0.2, variable.shape))

@@ -122,7 +122,8 @@ def accuracy(_: int) -> Iterator[timing.Column]:
         exact = type(peer).from_config(peer.get_config() | {"dtype": "float64"})
         expected = exact(tf.constant(x, "float64"), training=True).numpy()
         output = tf.function(layer)(tf.constant(x), training=True)
-        error = float(np.linalg.norm(output - expected) / np.linalg.norm(expected))
+        difference = output.numpy().astype("float64") - expected
+        error = float(np.linalg.norm(difference) / np.linalg.norm(expected))
         errors[name] = (1e6 * error,) * 3
     yield timing.Column(f"{IMAGES[1]}, plain", "a millionth of the output", None, errors)
 

@@ -1,4 +1,4 @@
-"""What a training step of a whole model costs, on one device and on two replicas."""
+"""What training steps and inference of whole models cost, on one device and on replicas."""
 
 import functools
 import time
@@ -175,8 +175,9 @@ def replicated(rounds: int) -> Iterator[timing.Column]:
 
 def sizes(_: int) -> Iterator[timing.Column]:
     """Twenty training steps, each on a batch of another size: 35 to 54 images, or as many steps."""
-    rows = ("keras BN", *FUSIBLE, *(norm + UNFUSED for norm in FUSIBLE))
-    images, texts = _models(resnet, rows), _models(conv1d, rows)
+    norms = ("keras BN", *FUSIBLE)
+    images = _models(resnet, (*norms, *(norm + UNFUSED for norm in FUSIBLE)))
+    texts = _models(conv1d, norms)  # none is fused, as the graph does not know their length
     yield _time_sizes("20 sizes", images, (None, *IMAGE), lambda size: tensors(IMAGE, size))
     yield _time_sizes("20 lengths", texts, (None, *WORDS), lambda size: tensors((size, *WORDS[1:])))
 

@@ -215,10 +215,12 @@ class Normalization(keras.layers.Layer):
             padded, valid = ragged.pad(inputs)
             outputs, batch = self.normalize(padded, training, valid, first_step, weights)
             return ragged.cut(outputs, valid, inputs), batch
+        if inputs.shape[self.axes.channel] is None:
+            inputs = self._with_channels(inputs)
         self.refuse_single_values(inputs, training)
         if weights is None:
             weights = {variable.name: variable for variable in self.variables}
-        dtype = keras.backend.result_type(inputs.dtype, self.compute_dtype, "float32")
+        dtype = self.statistics_dtype(inputs.dtype)
         weights = self.prepare(weights, dtype)
         needs_moments = self._needs_moments(training)
         if needs_moments and fused.can_fuse(self, inputs, training, mask):
@@ -233,6 +235,10 @@ class Normalization(keras.layers.Layer):
         scale, shift, batch = self.coefficients(x, pivot, instance, weights, training, first_step)
         outputs = x + shift if scale is None else x * scale + shift
         return ops.cast(outputs, self.compute_dtype), batch
+
+    def statistics_dtype(self, input_dtype: Any) -> str:
+        """The type in which statistics of inputs of a type are computed."""
+        return keras.backend.result_type(input_dtype, self.compute_dtype, "float32")
 
     def prepare(self, weights: Mapping[str, Any], dtype: str) -> Mapping[str, Any]:
         """The weights by name, and what follows from weights alone, for `coefficients`.
@@ -373,6 +379,14 @@ class Normalization(keras.layers.Layer):
         shape = [1] * rank
         shape[self.axes.channel] = -1
         return ops.reshape(weight, shape)
+
+    def _with_channels(self, x: Tensor) -> Tensor:
+        """`x` with its number of channels, where a graph of TensorFlow does not know it."""
+        import tensorflow as tf
+
+        shape = [None] * len(x.shape)
+        shape[self.axes.channel] = self.input_spec.axes[self.axes.channel]
+        return tf.ensure_shape(x, shape)
 
     def _refuse_single_elements(self, input_shape: Shape, channels: int) -> None:
         """Raises where a set of `channels` channels of a sample is known to hold one element."""

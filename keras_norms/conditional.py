@@ -61,9 +61,6 @@ class ConditionedInstanceNormalization(InstanceNormalization):
     def compute_output_shape(self, input_shape: Sequence[Shape]) -> Shape:
         return super().compute_output_shape(input_shape[0])
 
-    def _statistics_dtype(self, tensor: Tensor) -> str:
-        return keras.backend.result_type(tensor.dtype, self.compute_dtype, "float32")
-
 
 @register
 class AdaptiveInstanceNormalization(ConditionedInstanceNormalization):
@@ -117,7 +114,7 @@ class AdaptiveInstanceNormalization(ConditionedInstanceNormalization):
     def modulation(self, condition: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
         if ragged.is_ragged(condition):
             condition, mask = ragged.pad(condition)
-        style = ops.cast(condition, self._statistics_dtype(condition))
+        style = ops.cast(condition, self.statistics_dtype(condition.dtype))
         mask = self._align_mask(mask, style)
         _, _, moments = instance_moments(finite_padding(style, mask), self.axes, mask)
         mean, variance, _ = moments
@@ -220,7 +217,7 @@ class ConditionalInstanceNormalization(ConditionedInstanceNormalization):
     def modulation(self, condition: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
         if ragged.is_ragged(condition):
             condition, _ = ragged.pad(condition)
-        condition = ops.cast(condition, self._statistics_dtype(condition))
+        condition = ops.cast(condition, self.statistics_dtype(condition.dtype))
 
         def project(shared: Any, kernel: Any) -> Tensor:
             shared, kernel = (ops.cast(weight, condition.dtype) for weight in (shared, kernel))

@@ -16,7 +16,6 @@ import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import keras
 from keras import ops
 
 from keras_norms import programs
@@ -112,7 +111,7 @@ def _make_program(
     layer = cls(**json.loads(settings), name="fused")
     layer.set_input_shape((None, *sizes))
     spatial = layer.moment_axes.spatial
-    dtype = keras.backend.result_type(input_dtype, compute_dtype, "float32")
+    dtype = layer.statistics_dtype(input_dtype)
     compiled = functools.partial(tf.function, jit_compile=True, autograph=False)
 
     def coefficients(x: Tensor, pivot: Tensor, sums: Sums, weights: Weights) -> Any:

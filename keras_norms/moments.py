@@ -154,9 +154,7 @@ def pool_groups(moments: Moments, axis: int, groups: int) -> Moments:
         return ops.reshape(tensor, shape[:axis] + (groups, size) + shape[axis + 1 :])
 
     # A product, because XLA cannot differentiate `repeat` inside of a loop over time.
-    dtype = keras.backend.standardize_dtype(moments.mean.dtype)
-    ones = np.ones((size,) + (1,) * (len(moments.mean.shape) - axis - 1), dtype)
-    ones = ops.convert_to_tensor(ones)
+    ones = ops.ones((size,) + (1,) * (len(moments.mean.shape) - axis - 1), moments.mean.dtype)
 
     def join(tensor: Tensor) -> Tensor:
         if tensor.shape[axis] == 1:
@@ -204,14 +202,12 @@ def pool_slices(
         moments = moments._replace(count=_expand(moments.count, (axis,), moments.mean))
     inner = [other + (other >= axis) for other in axes]
     pooled = pool(Moments(*map(split, moments)), tuple(inner))
-    ones = np.ones((size,) + (1,) * (len(moments.mean.shape) - axis - 1))
+    ones = ops.ones((size,) + (1,) * (len(moments.mean.shape) - axis - 1), moments.mean.dtype)
 
     def repeat(tensor: Tensor) -> Tensor:
         shape = ops.shape(tensor)
-        repeated = tensor * ops.cast(ones, tensor.dtype)
-        return ops.reshape(repeated, shape[:axis] + (slices * size,) + shape[axis + 2 :])[
-            (*before, slice(0, length))
-        ]
+        shape = shape[:axis] + (slices * size,) + shape[axis + 2 :]
+        return ops.reshape(tensor * ones, shape)[(*before, slice(0, length))]
 
     count = ops.broadcast_to(pooled.count, ops.shape(pooled.mean))
     entries = Moments(repeat(pooled.mean), repeat(pooled.variance), repeat(count))
@@ -312,10 +308,10 @@ def elements(x: Tensor, axes: tuple[int, ...]) -> typing.Any:
 
 def shape_to_keep(x: Tensor) -> tuple[typing.Any, ...]:
     """The shape of `x` for `reshape`: -1 says which size is not known, without an operation."""
-    known = [size for size in x.shape if size is not None]
-    if len(known) == len(x.shape) - 1 and all(known):
-        return tuple(-1 if size is None else size for size in x.shape)
-    return ops.shape(x)
+    sizes = tuple(x.shape)
+    if sizes.count(None) == 1 and 0 not in sizes:
+        return tuple(-1 if size is None else size for size in sizes)
+    return ops.shape(x) if None in sizes else sizes
 
 
 def constant(size: typing.Any, like: Tensor) -> Tensor:

@@ -12,7 +12,6 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-import keras
 from keras import ops
 
 from keras_norms import programs
@@ -36,14 +35,13 @@ def can_normalize(
 
 def normalize(layer: "Normalization", inputs: Tensor, weights: Mapping[str, Any]) -> Tensor:
     """The outputs that `Normalization.normalize` returns."""
-    dtype = keras.backend.result_type(inputs.dtype, layer.compute_dtype, "float32")
-    x = ops.cast(inputs, dtype)
+    x = ops.cast(inputs, layer.statistics_dtype(inputs.dtype))
     properties = layer.token_groups, layer.epsilon, tuple(x.shape), x.dtype
     y = programs.shared(_make_program, *properties)(x)
     if "gamma" in weights:
-        y = y * ops.cast(weights["gamma"], dtype)
+        y = y * ops.cast(weights["gamma"], x.dtype)
     if "beta" in weights:
-        y = y + ops.cast(weights["beta"], dtype)
+        y = y + ops.cast(weights["beta"], x.dtype)
     return ops.cast(y, layer.compute_dtype)
 
 

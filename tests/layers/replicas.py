@@ -165,16 +165,15 @@ class TestStatistics:
             for copy in copies(getattr(layer, name)):
                 assert_close(copy, moved)
 
+    @pytest.mark.parametrize("other", [(4, 16, 16, 64), (4, 3, 3, 64)], ids=["fewer", "too small"])
     @pytest.mark.parametrize("name", ["bn", "sn"])
-    def test_one_replica_is_fused_and_the_other_too_small(self, strategy, name, rng):
-        shape = (16, 16, 16, 64)
+    def test_one_replica_is_fused_and_the_other_smaller(self, strategy, name, other, rng):
         with strategy.scope():
             layer = BY_NAME[name]()
-            layer.build((None, *shape[1:]))
-        x = rng.normal(2, 3, shape).astype("float32")
-        step(strategy, layer, (12, 4), x, np.ones_like(x), compiled=True)
-        apart = [part.reshape(-1, 64) for part in parts(x, (12, 4))]
-        mean = (3 * apart[0].mean(0) + apart[1].mean(0)) / 4
+            layer.build((None, None, None, 64))
+        x = [rng.normal(2, 3, shape).astype("float32") for shape in ((12, 16, 16, 64), other)]
+        step(strategy, layer, None, x, [np.ones_like(part) for part in x], compiled=True)
+        mean = np.concatenate([part.reshape(-1, 64) for part in x]).mean(0)
         for copy in copies(layer.moving_mean):
             assert_close(copy, (1 - layer.momentum) * mean, 1e-5)
 

@@ -74,6 +74,19 @@ def test_functions_of_unknown_sizes(norm, rng):
             assert_close(values(layer)[name], value)
 
 
+@over()
+@pytest.mark.parametrize("training", [False, True])
+def test_a_graph_that_does_not_know_the_channels(norm, training, rng):
+    layer = random_layer(norm, (None, 5, 8), rng)
+    x = rng.normal(2, 3, (4, 5, 8))
+    y, moving = reference.expected(layer, x, training=training)
+    signature = [tf.TensorSpec((None, None, None), "float64")]
+    function = tf.function(lambda x: layer(x, training=training), input_signature=signature)
+    assert_close(function(x), y)
+    for name, value in moving.items():
+        assert_close(values(layer)[name], value)
+
+
 @pytest.mark.parametrize("shape", [(4, 1), (1, 5), (1, 1)], ids=str)
 def test_a_mask_of_unknown_size_broadcasts_over_two_batch_axes(shape, rng):
     layer = random_layer(BY_NAME["bn"], (None, None, 8), rng, batch_axis=(0, 1))

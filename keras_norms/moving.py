@@ -184,10 +184,12 @@ class MovingNormalization(Normalization):
             self._move_one(self.moving_variance, variance, kept)
 
     def _kept(self, count: Tensor, momentum: float) -> Any:
-        """What a step keeps of the moving statistics: all, where there are no elements."""
-        if isinstance(count, np.ndarray):
-            return momentum
-        return ops.where(count > 0, ops.convert_to_tensor(momentum, self.moving_mean.dtype), 1)
+        """What a step keeps of the moving statistics: all, where there are no elements.
+
+        Rounded here, so that this share and the other sum to 1, and all calls take the same.
+        """
+        kept = np.dtype(self.moving_mean.dtype).type(momentum)
+        return kept if isinstance(count, np.ndarray) else ops.where(count > 0, kept, 1)
 
     @staticmethod
     def _move_one(moving: keras.Variable, value: Tensor, kept: Any) -> None:

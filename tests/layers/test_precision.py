@@ -235,3 +235,14 @@ def test_moving_statistics_arrive_in_pure_half_precision(norm, dtype, rng):
         controls = variable.name in layer.control_weights
         precise = controls or variable.name.startswith(("moving_", "renorm_"))
         assert variable.dtype == ("float32" if precise else dtype)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("norm", MOVING, ids=str)
+def test_the_momentum_is_rounded_once(norm, masked):
+    layer = norm(momentum=0.99, dtype="float32", moving_mean_initializer="zeros")
+    x = np.full((4, 3, 8), 255.0, "float32")
+    mask = tensor(np.ones((4, 3), bool)) if masked else None
+    layer(tensor(x), training=True, mask=mask)
+    expected = (1 - np.float32(0.99)) * np.float32(255)
+    np.testing.assert_allclose(values(layer)["moving_mean"], expected, rtol=2e-7)

@@ -106,6 +106,7 @@ def moved(layer, moving, batch, seen):
         if name not in new:  # moving_steps
             continue
         momentum = layer.renorm_momentum if name.startswith("renorm_") else layer.momentum
+        momentum = float(np.dtype(layer.moving_mean.dtype).type(momentum))
         after[name] = np.where(seen, momentum * old + (1 - momentum) * new[name], old)
     if std is not None:
         variance = after["moving_stddev"] ** 2 - layer.epsilon

@@ -97,8 +97,8 @@ def training(rounds: int) -> Iterator[timing.Column]:
 def inference(rounds: int) -> Iterator[timing.Column]:
     """Inference on images."""
     # Nothing is fused here.
-    layers = {n: layer for n, layer in image_layers().items() if not n.endswith(UNFUSED)}
     for shape in IMAGES:
+        layers = {n: layer for n, layer in image_layers().items() if not n.endswith(UNFUSED)}
         yield timing.time_layers(f"{shape}, plain", layers, shape, BASE, rounds, training=False)
 
 

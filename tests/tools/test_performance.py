@@ -52,6 +52,13 @@ def test_figures_are_written_and_compared(performance, tmp_path, monkeypatch, ca
     assert output.read_text() == text  # a comparison writes nothing
 
 
+def test_every_shape_of_inference_has_all_layers(performance, monkeypatch):
+    layers = performance.layers
+    monkeypatch.setattr(layers, "IMAGES", ((2, 16, 16, 32), (2, 16, 16, 64)))
+    rows = {name for name in layers.image_layers() if not name.endswith(layers.UNFUSED)}
+    assert [set(column.cells) for column in layers.inference(1)] == [rows, rows]
+
+
 def test_how_costs_grow_is_drawn(performance, tmp_path):
     growth = performance.growth
     assert {f"growth-{name}" for name in growth.GROWTHS} == {

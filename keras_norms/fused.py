@@ -57,8 +57,6 @@ def can_fuse(
     """
     if not programs.can_serve(layer, inputs, training, mask):
         return False
-    import tensorflow as tf
-
     axes, (_, *sizes) = layer.axes, inputs.shape
     return bool(
         axes.batch + axes.spatial + (axes.channel,) == tuple(range(len(sizes) + 1))
@@ -66,7 +64,7 @@ def can_fuse(
         and all(sizes)
         and math.prod(sizes) >= LEAST_ELEMENTS
         and not (getattr(layer, "synchronized", False) and replica_context() is not None)
-        and all(device.device_type == "CPU" for device in tf.config.list_logical_devices())
+        and programs.on_cpus()
     )
 
 

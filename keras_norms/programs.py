@@ -14,6 +14,15 @@ if TYPE_CHECKING:
     from keras_norms.base import Normalization
 
 
+def on_cpus() -> bool:
+    """Whether the backend is TensorFlow without an accelerator."""
+    if keras.config.backend() != "tensorflow":
+        return False
+    import tensorflow as tf
+
+    return all(device.device_type == "CPU" for device in tf.config.list_logical_devices())
+
+
 def can_serve(
     layer: "Normalization", inputs: Tensor, training: bool | None, mask: Tensor | None
 ) -> bool:

@@ -9,7 +9,7 @@ import keras
 from keras import ops
 from keras.src.backend import rnn  # the loop of Keras's own RNN layers has no public name
 
-from keras_norms import registry
+from keras_norms import programs, registry
 from keras_norms.arguments import Initializer, positive
 from keras_norms.base import Normalization
 from keras_norms.mean_only import MeanOnlyBatchNormalization
@@ -294,8 +294,10 @@ class NormalizedLoop(NormalizedGates):
             return y
 
         updated: Norms = []  # the norms whose moving statistics each step updates
-        # The input's contributions do not depend on the state: all steps at once.
-        x = of_input(sequences, normalize_all)
+        # The input's contributions do not depend on the state: all steps at once, in one product.
+        # On CPUs that is slower, as they do not fit the caches, unless each step has statistics.
+        at_once = self.norm.has_batch_statistics or not programs.on_cpus()
+        x = of_input(sequences, normalize_all) if at_once else sequences
         if mask is not None:
             # The loop gets the mask as one more feature. Given as a mask, it would also be
             # applied to the moments of the batch, which are outputs of the loop.
@@ -318,8 +320,9 @@ class NormalizedLoop(NormalizedGates):
                     updated.append(norm)
                 return ops.squeeze(y, 1)
 
+            x = inputs if at_once else of_input(inputs, normalize)
             u = of_state(before[0], normalize)
-            after = self.advance(cell, inputs, u, before, normalize)
+            after = self.advance(cell, x, u, before, normalize)
             output = after[0]
             if valid is not None:
                 pairs = zip(after, before, strict=True)

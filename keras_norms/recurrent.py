@@ -295,8 +295,8 @@ class NormalizedLoop(NormalizedGates):
 
         updated: Norms = []  # the norms whose moving statistics each step updates
         # The input's contributions do not depend on the state: all steps at once, in one product.
-        # On CPUs that is slower, as they do not fit the caches, unless each step has statistics.
-        at_once = self.norm.has_batch_statistics or not programs.on_cpus()
+        # On CPUs that is slower, as they do not fit the caches.
+        at_once = not programs.on_cpus()
         x = of_input(sequences, normalize_all) if at_once else sequences
         if mask is not None:
             # The loop gets the mask as one more feature. Given as a mask, it would also be

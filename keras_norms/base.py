@@ -169,6 +169,7 @@ class Normalization(keras.layers.Layer):
                 f"layer received an input with shape {tuple(input_shape)}. Give the number of "
                 "channels in the input shape, or choose another `axis`."
             )
+        self._channels = channels
         self.input_spec = keras.layers.InputSpec(
             ndim=len(input_shape), axes={self.axes.channel: channels}
         )
@@ -385,7 +386,7 @@ class Normalization(keras.layers.Layer):
         import tensorflow as tf
 
         shape = [None] * len(x.shape)
-        shape[self.axes.channel] = self.input_spec.axes[self.axes.channel]
+        shape[self.axes.channel] = self._channels
         return tf.ensure_shape(x, shape)
 
     def _refuse_single_elements(self, input_shape: Shape, channels: int) -> None:

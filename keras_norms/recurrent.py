@@ -294,9 +294,7 @@ class NormalizedLoop(NormalizedGates):
             return y
 
         updated: Norms = []  # the norms whose moving statistics each step updates
-        # The input's contributions do not depend on the state: all steps at once, in one product.
-        # On CPUs that is slower, as they do not fit the caches.
-        at_once = not programs.on_cpus()
+        at_once = self.inputs_at_once()
         x = of_input(sequences, normalize_all) if at_once else sequences
         if mask is not None:
             # The loop gets the mask as one more feature. Given as a mask, it would also be
@@ -341,6 +339,17 @@ class NormalizedLoop(NormalizedGates):
         if next_step is not None:
             next_step.assign(states[size])
         return outputs[:, -1], outputs, list(states[:size])
+
+    def inputs_at_once(self) -> bool:
+        """Whether the input's contributions are computed for all steps at once, before the loop.
+
+        They do not depend on the state, so that they are one product. On CPUs they do not fit the
+        caches, and are faster step by step. But replicas cannot communicate in a loop, and in
+        half precision its sums of gradients would be coarse.
+        """
+        precise = self.compute_dtype in ("float32", "float64")
+        synchronized = any(getattr(norm, "synchronized", False) for norm in self.input_norms)
+        return synchronized or not precise or not programs.on_cpus()
 
     def get_config(self) -> dict[str, Any]:
         return {

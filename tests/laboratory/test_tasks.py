@@ -297,7 +297,8 @@ def test_noise_leaves_padding_out_and_loops_aside(rng):
     assert_near(row, theory(60))
     # Of a recurrent layer, what comes from the input: each time step has statistics of its own.
     model = zoo.lstm(2, norm="bn", input_shape=(3, 24))
-    (row,) = noise.batch_noise(model, [data[:, :3]], (16,))
+    steps = data[:, :3] + np.float32([[0], [10], [20]])
+    (row,) = noise.batch_noise(model, [steps], (16,))
     assert row["layer"] == "layer1/layer1_input_norm"
     assert_near(row, {**theory(16), "variance_noise": np.sqrt(2 / 16 - 1 / 16**2)})
     with pytest.raises(ValueError, match="no norm with batch mean and variance"):

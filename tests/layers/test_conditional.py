@@ -147,6 +147,18 @@ def test_a_style_is_taken_over(rng):
     assert_close(run(make(ADAPTIVE, IMAGES, rng), x, x), x)
 
 
+@both
+@needs_tensorflow
+def test_a_graph_that_does_not_know_the_channels(cls, rng):
+    import tensorflow as tf
+
+    x, condition = map(tensor, draw(cls, IMAGES, rng))
+    layer = make(cls, IMAGES, rng)
+    signature = [tf.TensorSpec([None] * x.ndim, x.dtype)]
+    function = tf.function(lambda x: layer([x, condition]), input_signature=signature)
+    assert_close(to_numpy(function(x)), run(layer, x, condition))
+
+
 def test_a_style_for_all_samples(rng):
     x, style = draw(ADAPTIVE, IMAGES, rng)
     layer = make(ADAPTIVE, IMAGES, rng)

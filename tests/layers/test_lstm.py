@@ -557,6 +557,26 @@ def test_mixed_precision_is_close_to_float32(spec, rng):
     same(values(half), values(full), 0.05)
 
 
+@pytest.mark.parametrize("spec", but(KINDS, "none"))
+def test_inputs_at_once_are_those_of_each_step(spec, rng):
+    one, two = layer_of(spec, rng), layer_of(spec)
+    for mine, other in zip(variables(two).values(), variables(one).values(), strict=True):
+        mine.assign(other)
+    one.inputs_at_once, two.inputs_at_once = (lambda: True), (lambda: False)
+    x, state, _ = LSTM.draws(rng)
+    for training in (False, True):
+        arguments = training, MASKS["right"], state
+        same(call(two, x, *arguments), call(one, x, *arguments))
+    same(values(two), values(one))
+
+
+@needs_tensorflow
+def test_inputs_are_taken_at_once_where_a_loop_would_not_do():
+    assert not layer_of("bn").inputs_at_once()
+    assert layer_of("bn(synchronized=True)").inputs_at_once()
+    assert layer_of("ln", dtype="mixed_bfloat16").inputs_at_once()
+
+
 # The cell.
 
 

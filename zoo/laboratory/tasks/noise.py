@@ -12,6 +12,7 @@ from keras_norms import patching
 from keras_norms.model_layers import named_layers
 from keras_norms.moments import Moments, instance_moments, pool, pool_slices
 from keras_norms.moving import MovingNormalization
+from keras_norms.recurrent import NormalizedLoop
 
 
 def batch_noise(
@@ -124,6 +125,10 @@ def _instance_moments(
     with contextlib.ExitStack() as stack:
         for path, norm in norms.items():
             stack.enter_context(_recording(norm, parts[path]))
+        for layer in layers.values():
+            if isinstance(layer, NormalizedLoop):
+                # Each call of a norm is then one of all time steps.
+                stack.enter_context(patching.replaced(layer, inputs_at_once=lambda: True))
         for batch in batches:
             patching.run(model, batch)
     if not all(parts.values()):

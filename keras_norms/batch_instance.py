@@ -94,5 +94,5 @@ class BatchInstanceNormalization(MovingNormalization):
 
     def importance(self) -> dict[str, dict[str, float]]:
         """The mean gate as `{"gate": {"batch": float, "instance": float}}`."""
-        gate = float(ops.mean(self.gate))
+        gate = float(ops.convert_to_numpy(ops.mean(self.gate)))
         return {"gate": {"batch": gate, "instance": 1 - gate}}
